@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from wavlm_lightning.reports.aggregate import combine_folds
 from wavlm_lightning.reports.cards import find_cards
-from wavlm_lightning.reports.runs.comparison import against, best_against, control_of, winners
+from wavlm_lightning.reports.runs.comparison import against, best_against, compared, control_of, winners
 from wavlm_lightning.reports.runs.curves import runs_of
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.runs.results import collect
+from wavlm_lightning.reports.significance import difference
 from wavlm_lightning.reports.superb_table import superb_table
 from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, write_results
 
@@ -61,6 +63,43 @@ def test_folds_without_a_card_above_them_have_the_interval_of_all_of_them(card, 
     # The mean has a row of its own and alone an interval, as where `wavlm superb` has written a card of it.
     assert figures[0] == (90.0, 0, False, "../fold1/card.json") and len(rows) == 6
     assert figures[-1] == (pytest.approx(58), 1, True, "..") and not any(counted for _, counted, *_ in figures[:-1])
+
+
+def of_content(card, folder, label: str, sha256: str, share: float, **changes):
+    """A card and its results on a corpus of the name `mini` whose test split has this hash."""
+    answers = replace(results("KS", share, 480), data=sha256)
+    corpus = {**card().corpus, **({"sha256": sha256} if sha256 else {})}
+    card("KS", label, 100 * share, corpus=corpus, interval=described(answers), **changes).write(folder)
+    write_results(folder, answers)
+
+
+def test_corpora_of_one_name_with_other_recordings_are_not_the_same_test_data(card, tmp_path):
+    """As two of `wavlm prepare mini` with two seeds, or a noisy copy: names, keys and lengths are the same."""
+    for name, sha256, share in (
+        ("one", "a" * 64, 0.5),
+        ("two", "a" * 64, 0.6),
+        ("other", "b" * 64, 0.9),
+        ("old", "", 0.9),
+    ):
+        of_content(card, tmp_path / name, name, sha256, share, upstream={**card().upstream, "label": name})
+    found = collected(tmp_path)
+    (column,) = found.columns
+    assert compared(found, column, "one", "two").utterances == compared(found, column, "one", "old").utterances == 480
+    unlike = compared(found, column, "one", "other")
+    assert (unlike.verdict, unlike.p_value, unlike.why) == ("level", None, "not the same test data")
+    known = {name: row["KS"].measured["accuracy"] for name, row in found.results.items()}
+    assert difference(known["one"], known["other"]).why == "not the same test data"
+    assert difference(known["one"], known["two"]).verdict == "ahead"
+
+
+def test_seeds_on_corpora_of_one_name_with_other_recordings_are_not_averaged(card, tmp_path):
+    for seed, sha256 in enumerate(("a" * 64, "b" * 64, "b" * 64)):
+        of_content(card, tmp_path / f"seed{seed}", "x", sha256, 0.5, seed=seed, created=f"2026-01-0{seed + 1}")
+    found = collected(tmp_path)
+    ((result,),) = (row.values() for row in found.results.values())
+    assert [each.seed for each in result.cards] == [1, 2] and result.utterances is not None
+    (said,) = found.problems
+    assert "test data bbbbbb), and left out is" in said and "test data aaaaaa)" in said
 
 
 def test_a_fold_of_an_older_version_leaves_out_what_it_lacks(card, tmp_path):

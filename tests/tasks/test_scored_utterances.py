@@ -15,6 +15,7 @@ from ranks import together
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 
+from wavlm_lightning.augment.transforms import ChangeGain
 from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.data.corpus import CorpusWriter, Utterance
 from wavlm_lightning.reports.cards import ResultCard
@@ -46,6 +47,24 @@ def card_of(task, corpus: Path, folder: Path, data=TaskData, limit: int | None =
     trainer = quiet_trainer(callbacks=[WriteResultCard(folder, "wavlm test")], limit_test_batches=limit)
     trainer.test(task, data(str(corpus), **{"eval_batch_seconds": 20.0, **options}), verbose=False)
     return ResultCard.read(folder) if (folder / "card.json").is_file() else None
+
+
+def test_card_and_results_say_on_what_recordings_they_are(tmp_path):
+    """Of another corpus of the same name, keys and lengths, and of a test with transforms, the hash is another one."""
+
+    def of(place: str, seed: int, **options) -> str:
+        rng, corpus = np.random.default_rng(seed), tmp_path / place
+        writer = CorpusWriter(corpus, "mine", "CC0", {"recipe": "mine"})
+        waves = rng.normal(scale=0.1, size=(4, 8000)).astype(np.float32)
+        writer.write_split("test", [Utterance(f"u{n}", wave, {"keyword": "ab"[n % 2]}) for n, wave in enumerate(waves)])
+        writer.finish({"keywords": ["a", "b"]})
+        card, found = card_of(KeywordSpotting(Fbank()), corpus, corpus / "run", **options), read_results(corpus / "run")
+        assert card.corpus["sha256"] == found.data
+        return found.data
+
+    first = of("first", 0)
+    assert of("again", 0) == first and len(first) == 64
+    assert len({first, of("other", 1), of("louder", 0, eval_transforms=[ChangeGain(gain_db=(6.0, 6.0))])}) == 3
 
 
 HEADS = {

@@ -177,6 +177,28 @@ def test_trials(tmp_path):
     assert found.difference > 5 and found.p_value < 0.05 and found.resampled == "trials"
 
 
+def test_all_right_or_all_wrong_has_the_interval_of_a_card(tmp_path):
+    """A bootstrap of equal results has no width; 1 - 0.025 ** (1 / n) is Clopper and Pearson's."""
+    for name, word in (("ref", "a"), ("right", "a"), ("wrong", "c")):
+        (tmp_path / name).write_text(
+            "".join(f"u{n} {word if n % 2 else 'b' if word == 'a' else word}\n" for n in range(12))
+        )
+    (tmp_path / "utt2spk").write_text("".join(f"u{n} s{n % 3}\n" for n in range(12)))
+    room = pytest.approx(1 - 0.025 ** (1 / 12))
+    for kind, good in (("asr", 0.0), ("labels", 1.0)):
+        for name, value in (("right", good), ("wrong", 1 - good)):
+            for measure in score(kind, tmp_path / "ref", tmp_path / name, names=True).measures:
+                found = measure.interval
+                assert (found.value, found.high - found.low) == (value, room), (kind, name, measure.name)
+    scored = score("asr", tmp_path / "ref", tmp_path / "right", tmp_path / "utt2spk", names=True)
+    assert scored.measures[0].interval.high == pytest.approx(1 - 0.025 ** (1 / 3))
+    assert scored.by_speaker["s0"].high == pytest.approx(1 - 0.025 ** (1 / 4))
+    (tmp_path / "trials").write_text("1 a b\n1 c d\n0 a c\n0 a d\n0 b c\n")
+    (tmp_path / "scores").write_text("a b 0.9\nc d 0.8\na c 0.1\na d 0.2\nb c 0.3\n")
+    eer = score("sv", tmp_path / "trials", tmp_path / "scores").measures[0].interval
+    assert (eer.value, eer.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 2)))
+
+
 @pytest.mark.parametrize(
     ("kind", "reference", "hypothesis", "message"),
     [

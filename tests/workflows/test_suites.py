@@ -18,8 +18,9 @@ from wavlm_lightning.reports.cards import PERMUTED, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.upstreams.specs import LABELLED
+from wavlm_lightning.workflows.new import write_template
 from wavlm_lightning.workflows.superb import suites
-from wavlm_lightning.workflows.superb.cells import UpstreamSpec, plan_cell
+from wavlm_lightning.workflows.superb.cells import UpstreamSpec, check_corpora, plan_cell
 from wavlm_lightning.workflows.superb.controls import permuted_row
 from wavlm_lightning.workflows.superb.suites import (
     chains,
@@ -100,6 +101,21 @@ def test_a_task_is_found_by_its_yaml(tmp_path, monkeypatch):
         check_tasks(["prob"])
     with pytest.raises(UserError, match="is no task of --suite superb"):
         check_tasks(["probe"], "superb")
+
+
+def test_the_template_of_a_task_and_a_short_name_are_tasks_of_a_suite(tiny, tmp_path):
+    """`wavlm new task` passes the rate on to `Task`, which has no default for it; `wavlm fit` takes short names."""
+    template = write_template("task", "a_head_of_mine", tmp_path)[-1]
+    text = template.read_text().replace("a_head_of_mine.AHeadOfMine", "KeywordSpotting").replace("hidden: 128", "")
+    (tmp_path / "short.yaml").write_text(text.replace("wavlm_lightning.tasks.TaskData", "TaskData"))
+    tasks = [str(template), str(tmp_path / "short.yaml")]
+    check_corpora(tasks, tiny, mini=True)
+    assert [head_class(task, True).__name__ for task in tasks] == ["AHeadOfMine", "KeywordSpotting"]
+    (tmp_path / "short.yaml").write_text(text.replace("KeywordSpotting", "KeywordSpoting"))
+    with pytest.raises(
+        UserError, match=r"short.yaml: model.class_path KeywordSpoting: no head .* MODULE.KeywordSpoting"
+    ):
+        check_corpora(tasks, tiny, mini=True)
 
 
 def test_mistakes_of_a_task_are_one_sentence(tmp_path):

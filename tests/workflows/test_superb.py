@@ -205,7 +205,7 @@ def test_one_failure_leaves_the_other_results(tiny, tmp_path, capsys):
     assert "| FBANK |" in said.out and "ER" in (out / "superb.md").read_text()
 
 
-def official_card(path, split="test", trained=False, trials=37_720, **changes) -> ResultCard:
+def official_card(path, split="test", trained=False, trials=37_720, sha256="", **changes) -> ResultCard:
     values = {
         "task": "SV",
         "metrics": {"eer": {"value": 5.0, "unit": "%", "better": "lower"}},
@@ -221,6 +221,7 @@ def official_card(path, split="test", trained=False, trials=37_720, **changes) -
     }
     card = ResultCard(**{**values, **changes})
     card.upstream |= {"trained": True} if trained else {}
+    card.corpus |= {"sha256": sha256} if sha256 else {}
     return card
 
 
@@ -246,6 +247,12 @@ def test_only_the_official_run_may_be_compared(tiny, tmp_path):
     assert "pseudo-labels" in verdict(whole, pseudo_labelled={"utterances": 5})
     assert "began with other weights" in verdict(whole, started={"checkpoint": "a", "with": "head", "step": 1})
     assert "mean of checkpoints" in verdict(whole, averaged=[4, 5])
+    test = Corpus.open(tmp_path / "sv").split("test")
+    assert verdict(whole, sha256=test.version()) is None
+    for tested in (test.version(["noise"]), "a" * 64):
+        assert "other recordings or labels than its corpus has, or with data.eval_transforms" in verdict(
+            whole, sha256=tested
+        )
 
 
 @pytest.mark.parametrize(

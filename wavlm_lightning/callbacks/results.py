@@ -153,6 +153,7 @@ def _tested(task: Task, part: Split) -> CorpusReference:
         "split": name,
         "utterances": utterances,
         "seconds": round(seconds, 2),
+        "sha256": task.data.version("test"),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,6 +82,11 @@ class Split:
     @property
     def seconds(self) -> float:
         return float(self.samples.sum()) / SAMPLE_RATE
+
+    def version(self, changed: Sequence[Any] = ()) -> str:
+        """A hash that changes if an utterance of the shards does; `changed` is what transforms make of them, JSON-like."""
+        facts = [[shard.version for shard in self.shards], *changed]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
         """All (key, waveform float32 `(samples,)`, metadata), in order."""

@@ -57,6 +57,19 @@ def bootstrap_interval(
     return Interval(float(np.sum(errors)) / total, float(low), float(high))
 
 
+def exact_interval(value: float, number: int, level: float = LEVEL) -> Interval:
+    """The interval of Clopper and Pearson (1934) of a share that is 0 or 1 because each of `number` utterances says so.
+
+    Resamples of equal results are all equal, though another utterance may well differ.
+
+    Example:
+        >>> exact_interval(1.0, 12)
+        Interval(value=1.0, low=0.7353..., high=1.0)
+    """
+    room = 1 - ((1 - level) / 2) ** (1 / number)
+    return Interval(value, max(0.0, value - room), min(1.0, value + room))
+
+
 def resampled_rates(
     errors: Sequence[float],
     counts: Sequence[float],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.cards import CorpusReference, MetricValue, ResultCard, Selection
 from wavlm_lightning.system.errors import UserError
 
 
@@ -36,6 +37,11 @@ def fold_names(splits: Sequence[str]) -> list[str]:
     return [f"{split} {number}" for number, split in enumerate(splits, start=1)]
 
 
+def joined_hash(hashes: Sequence[str]) -> str:
+    """The hash of the data of several folds, from those of each; empty if one is not known."""
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest() if all(hashes) else ""
+
+
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     """Average every metric over folds, and add the spread of the headlines (SUPERB's figure for ER is this mean).
 
@@ -61,16 +67,20 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     even = len({len(some) for some in weights}) == 1
     names = fold_names([card.corpus["split"] for card in cards])
     selection: Selection | None = first.selection and {**first.selection, "value": validation(cards)}
+    corpus: CorpusReference = {
+        "name": first.corpus["name"],
+        "path": first.corpus["path"],
+        "split": ", ".join(card.corpus["split"] for card in cards),
+        "utterances": sum(card.corpus["utterances"] for card in cards),
+        "seconds": round(sum(card.corpus["seconds"] for card in cards), 2),
+    }
+    if digest := joined_hash([card.corpus.get("sha256", "") for card in cards]):
+        corpus["sha256"] = digest
     return replace(
         first,
         metrics=metrics,
         headlines=headlines,
-        corpus={
-            **first.corpus,
-            "split": ", ".join(card.corpus["split"] for card in cards),
-            "utterances": sum(card.corpus["utterances"] for card in cards),
-            "seconds": round(sum(card.corpus["seconds"] for card in cards), 2),
-        },
+        corpus=corpus,
         selection=selection,
         layer_weights=[statistics.fmean(each) for each in zip(*weights, strict=True)] if even else first.layer_weights,
         runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),

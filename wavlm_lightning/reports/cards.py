@@ -49,13 +49,17 @@ def metric_text(metric: MetricValue) -> str:
 
 
 class CorpusReference(TypedDict):
-    """The test data: `utterances` with `seconds` of audio in a split of a corpus."""
+    """The test data: `utterances` with `seconds` of audio in a split of a corpus.
+
+    `sha256` changes with their audio and labels; older cards lack it.
+    """
 
     name: str
     path: str
     split: str
     utterances: int
     seconds: float
+    sha256: NotRequired[str]
 
 
 # The functional form because "class" is a keyword of Python and still the right word in the file.
@@ -108,7 +112,7 @@ class ResultCard:
         metrics: name -> {"value", "unit", "better"} and, where it means something, "chance".
         headline: the name of the main metric, a key of `metrics`.
         headlines: the metrics that tables and pictures show, if they are more than the main one; see `shown`.
-        corpus: {"name", "path", "split", "utterances", "seconds"} of the test.
+        corpus: {"name", "path", "split", "utterances", "seconds", "sha256"} of the test.
         upstream: {"label", "class", "sha256", "parameters", "frame_rate" (Hz), "layers"}; an upstream without
             weights has sha256 "" and 0 parameters. "trained" is there if it was trained with the head. "labelled" lists the
             labelled speech that its weights have learned from, {"utterances", "seconds", "corpus"} of each corpus; it is missing

@@ -149,15 +149,17 @@ def over_seeds(seeds: Sequence[UtteranceResults]) -> UtteranceResults | None:
         return seeds[0]
     if not seeds or any(one.trials is not None or one.ngrams is not None for one in seeds):
         return None
-    if any(_of_test(one) != _of_test(seeds[0]) for one in seeds):
+    told = all(one.data for one in seeds)  # older results do not say on what data they are
+    if any(_of_test(one, told) != _of_test(seeds[0], told) for one in seeds):
         return None
     if any(not np.allclose(one.counts, seeds[0].counts) for one in seeds):
         return None
     return replace(seeds[0], errors=np.mean([one.errors for one in seeds], axis=0))
 
 
-def _of_test(one: UtteranceResults) -> tuple[object, ...]:
-    return one.task, one.metric, one.better, one.scale, one.corpus, one.split, one.rows, one.folds, one.keys
+def _of_test(one: UtteranceResults, told: bool) -> tuple[object, ...]:
+    data = one.data if told else ""
+    return one.task, one.metric, one.better, one.scale, one.corpus, one.split, data, one.rows, one.folds, one.keys
 
 
 def difference(reference: Measured, other: Measured) -> Difference:
@@ -198,7 +200,8 @@ def difference(reference: Measured, other: Measured) -> Difference:
 
 def _is_f1_of_one_test(one: UtteranceResults, other: UtteranceResults) -> bool:
     """Whether both are an F1 of the same recordings."""
-    places = [(each.metric, each.corpus, each.split, each.keys) for each in (one, other)]
+    told = one.data and other.data
+    places = [(each.metric, each.corpus, each.split, told and each.data, each.keys) for each in (one, other)]
     return one.metric.endswith("f1") and places[0] == places[1]
 
 

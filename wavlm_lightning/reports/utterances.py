@@ -19,6 +19,7 @@ from wavlm_lightning.metrics.intervals import (
     LEVEL,
     RESAMPLES,
     Interval,
+    exact_interval,
     exchanged_sums,
     paired_p_value,
     resampled_rates,
@@ -27,7 +28,7 @@ from wavlm_lightning.metrics.intervals import (
 from wavlm_lightning.metrics.text.ngram_counts import COLUMNS, bleu_of
 from wavlm_lightning.metrics.trial_intervals import trial_interval, trial_measures, trial_p_value
 from wavlm_lightning.metrics.verification import equal_error_rate
-from wavlm_lightning.reports.aggregate import fold_names
+from wavlm_lightning.reports.aggregate import fold_names, joined_hash
 from wavlm_lightning.reports.cards import HeadlineInterval
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import remove, write_json
@@ -64,6 +65,7 @@ class UtteranceResults:
         scale: times the fraction gives the value on the card.
         corpus: name of the corpus.
         split: that was tested.
+        data: a hash of its utterances; empty on results of older versions.
         rows: what a row is: `utterances`, `recordings` or `queries`.
         keys: of the utterances, in the order of the split.
         errors: float64 `(utterances,)`: wrong words, seconds of error, or, where the headline is a mean, the figure of the
@@ -84,6 +86,7 @@ class UtteranceResults:
     keys: tuple[str, ...]
     errors: np.ndarray
     counts: np.ndarray
+    data: str = ""
     rows: str = "utterances"
     speakers: tuple[str, ...] | None = None
     folds: tuple[str, ...] | None = None
@@ -186,11 +189,9 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
         low, high = np.nanquantile(rates, [(1 - level) / 2, (1 + level) / 2])
         found = Interval(results.value, float(low), float(high))
     if results.unanimous:
-        # Resamples of equal results are all equal, though another utterance may well differ.
         trials = results.trials
         number = results.units if trials is None else min(int(trials.same.sum()), int((~trials.same).sum()))
-        room = 1 - ((1 - level) / 2) ** (1 / number)
-        found = Interval(found.value, max(0.0, found.value - room), min(1.0, found.value + room))
+        found = exact_interval(found.value, number, level)
     return Interval(*(results.scale * value for value in found))
 
 
@@ -227,6 +228,11 @@ def compare(one: UtteranceResults, other: UtteranceResults, resamples: int = RES
             raise UserError(
                 f"results of {name} {mine!r} and of {name} {theirs!r} cannot be compared; test both runs on the same split"
             )
+    if one.data and other.data and one.data != other.data:
+        raise UserError(
+            f"results of {one.task} on two different corpora that are both called {one.corpus!r} cannot be compared; test both "
+            "runs on the same one"
+        )
     for name in ("trials", "ngrams"):
         if (getattr(one, name) is None) != (getattr(other, name) is None):
             raise UserError(f"{one.task}: only one of the two results has {name}; test both runs again")
@@ -365,6 +371,7 @@ def join_folds(results: Sequence[UtteranceResults]) -> UtteranceResults | None:
     return replace(
         first,
         split=", ".join(each.split for each in results),
+        data=joined_hash([each.data for each in results]),
         # An utterance may be in several folds.
         keys=tuple(f"{name}/{key}" for name, each in named for key in each.keys),
         errors=np.concatenate([each.errors for each in results]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +96,7 @@ class Served:
         whole: makes a loader of a split or a `Subset` as an evaluation reads it, whole utterances without transforms and
             without the cache, each process its share: for what is fitted on training data under these conditions.
         factor: the gain of all waveforms that are served, of an amplitude.
+        changed: what the transforms of validation and test are, JSON-like; empty without any.
     """
 
     corpus: Corpus
@@ -108,6 +109,11 @@ class Served:
     labelled: Mapping[str, Any] = field(default_factory=dict)
     pseudo_labelled: Mapping[str, Any] = field(default_factory=dict)
     factor: float = 1.0
+    changed: Sequence[Any] = ()
+
+    def version(self, name: str) -> str:
+        """A hash that changes if an utterance of an opened split does, or what the transforms of an evaluation make of it."""
+        return self.opened[name].version(self.changed)
 
     @property
     def processing(self) -> dict[str, Any]:

@@ -136,6 +136,7 @@ class TaskData(ResumableData):
         self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())
         self.weights: dict[str, np.ndarray] = {}  # of the utterances of a split that are drawn with replacement
         self.described: list[Any] = []  # the training transforms, and the hashes of the corpora that they read
+        self.changed: list[Any] = []  # the same of the transforms of validation and test
         self.needs: tuple[Needs, ...] = ()
         self.pseudo = None if pseudo_corpus is None else PseudoLabelled(pseudo_corpus, pseudo_share)
         if self.pseudo is not None and (
@@ -208,6 +209,7 @@ class TaskData(ResumableData):
             labelled,
             pseudo,
             self.factor,
+            self.changed,
         )
 
     def _with_pseudo(self, train: Split) -> Split:
@@ -284,6 +286,8 @@ class TaskData(ResumableData):
         described = open_transforms(self.transforms[name])
         if name == "train":
             self.described = described
+        else:
+            self.changed = described
 
     def _check_audio(self, name: str, split: Split) -> None:
         """Check that a split has the further audio that tasks need."""

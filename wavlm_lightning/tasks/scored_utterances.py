@@ -154,6 +154,7 @@ class ScoredUtterances:
             scale=task.unit(task.metric).scale,
             corpus=task.data.corpus.name,
             split=part.name,
+            data=task.data.version("test"),
             rows=self.what,
             keys=keys,
             errors=table[:, self.column],

@@ -19,7 +19,7 @@ import numpy as np
 
 from wavlm_lightning.metrics import diarization_errors, equal_error_rate, parse_rttm, pyannote_errors
 from wavlm_lightning.metrics.alignment import Alignment, Edits, aligned, total
-from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval
+from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval, exact_interval
 from wavlm_lightning.metrics.verification import minimum_detection_cost
 from wavlm_lightning.reports.transcripts import transcript_files
 from wavlm_lightning.reports.utterances import Comparison, ScoredTrials, UtteranceResults, compare
@@ -218,9 +218,7 @@ def _scored(
             raise UserError(f"{reference}: holds no {unit}, so there is nothing to score")
         kinds = {"sub": whole.substitutions, "del": whole.deletions, "ins": whole.insertions}
         wrong, counts = [each.errors for each in edits], [each.units for each in edits]
-        measures.append(
-            Measured(name, bootstrap_interval(wrong, counts, groups), "%", {**kinds, f"of {unit}": whole.units})
-        )
+        measures.append(Measured(name, _interval(wrong, counts, groups), "%", {**kinds, f"of {unit}": whole.units}))
         first = first or (wrong, counts)
         if name == counted[0][0]:
             tables = {each: _parts(each, keys, edits, groups) for each in by}
@@ -247,7 +245,7 @@ def _parts(by: str, keys: Sequence[str], edits: Sequence[Edits], groups: Sequenc
         if rows:
             whole = total(edits[row] for row in rows)
             wrong, counts = [edits[row].errors for row in rows], [edits[row].units for row in rows]
-            interval = bootstrap_interval(wrong, counts) if whole.units else None
+            interval = _interval(wrong, counts) if whole.units else None
             found.append(Part(name, len(rows), *whole, interval=interval))
     return found
 
@@ -312,6 +310,14 @@ def _results(
     )
 
 
+def _interval(errors: Sequence[float], counts: Sequence[float], groups: Sequence[Hashable] | None = None) -> Interval:
+    """The rate with its interval: as on a card, the exact one where all utterances are right, or all wrong."""
+    found = bootstrap_interval(errors, counts, groups)
+    if any(errors) and list(errors) != list(counts):
+        return found
+    return exact_interval(found.value, len(errors) if groups is None else len(set(groups)))
+
+
 def _by_speaker(
     errors: Sequence[float], counts: Sequence[float], groups: Sequence[Hashable] | None
 ) -> dict[str, Interval]:
@@ -319,7 +325,7 @@ def _by_speaker(
     for speaker in sorted(set(map(str, groups or ()))):
         rows = [row for row, group in enumerate(groups or ()) if str(group) == speaker]
         if sum(counts[row] for row in rows):
-            found[speaker] = bootstrap_interval([errors[row] for row in rows], [counts[row] for row in rows])
+            found[speaker] = _interval([errors[row] for row in rows], [counts[row] for row in rows])
     return found
 
 
@@ -328,7 +334,7 @@ def _labels(pairs: Sequence[tuple[str, str, str]], groups: Sequence[str] | None)
     wrong = [float(truth != answer) for truth, answer in zip(truths, answers, strict=True)]
     right = [1 - value for value in wrong]
     ones = [1.0] * len(pairs)
-    accuracy = Measured("accuracy", bootstrap_interval(right, ones, groups), "%", {"of utterances": len(pairs)})
+    accuracy = Measured("accuracy", _interval(right, ones, groups), "%", {"of utterances": len(pairs)})
     classes = {label: number for number, label in enumerate(sorted({*truths, *answers}))}
     places = np.array([classes[label] for label in truths]), np.array([classes[label] for label in answers])
     rows = np.arange(len(pairs))
@@ -340,6 +346,8 @@ def _labels(pairs: Sequence[tuple[str, str, str]], groups: Sequence[str] | None)
         return float((2 * table.diagonal()[there] / np.maximum((table.sum(0) + table.sum(1))[there], 1)).mean())
 
     interval = _resampled(macro_f1, rows, groups)
+    if interval.value in (0.0, 1.0):  # all are wrong, or right
+        interval = exact_interval(interval.value, len(rows) if groups is None else len(set(groups)))
     measures = [accuracy, Measured("F1", interval, "%", {"mean of classes": len(set(truths))})]
     scored = Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(right, ones, groups))
     return scored, _results(accuracy, [name for name, _, _ in pairs], right, ones, groups)
@@ -383,11 +391,11 @@ def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, Ut
         name: round(100 * sum(getattr(each, name) for each in found) / sum(totals), 2)
         for name in ("missed", "false_alarm", "confusion")
     }
-    der = Measured("DER", bootstrap_interval(errors, totals), "%", {**parts, "of seconds": round(sum(totals), 1)})
+    der = Measured("DER", _interval(errors, totals), "%", {**parts, "of seconds": round(sum(totals), 1)})
 
     by_pyannote = [pyannote_errors(turns, answer.get(name, []), collar=2 * collar) for name, turns in truth.items()]
     weights, rates = [each.speakers for each in by_pyannote], [each.jaccard for each in by_pyannote]
-    jer = Measured("JER", bootstrap_interval(rates, weights), "%", {"of speakers": int(sum(weights))})
+    jer = Measured("JER", _interval(rates, weights), "%", {"of speakers": int(sum(weights))})
     scored = Scored([der, jer], len(truth), "recordings")
     return scored, _results(der, list(truth), errors, totals, rows="recordings")
 
@@ -415,6 +423,8 @@ def _trials(reference: Path, hypothesis: Path, prior: float) -> tuple[Scored, Ut
 
     rows = np.arange(len(values))
     eer = _resampled(at(equal_error_rate), rows, None)
+    if eer.value in (0.0, 1.0):
+        eer = exact_interval(eer.value, min(int(same.sum()), int((1 - same).sum())))
     cost = _resampled(at(minimum_detection_cost, prior), rows, None)
     counts = {"of trials": len(values), "of one speaker": int(same.sum())}
     measures = [Measured("EER", eer, "%", counts), Measured(f"minDCF(P={prior:g})", cost, "")]

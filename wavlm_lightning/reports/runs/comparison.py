@@ -77,10 +77,14 @@ def compared(collection: Collection, column: Column, reference: str, upstream: s
     if place not in collection.differences:
         found = collection.of_column(column)
         one, other = (found[name].measured[column.metric] for name in (reference, upstream))
-        tested = {(found[name].card.corpus["name"], found[name].card.corpus["split"]) for name in (reference, upstream)}
+        places = [found[name].card.corpus for name in (reference, upstream)]
+        tested = {(each["name"], each["split"]) for each in places}
+        contents = {each.get("sha256", "") for each in places}
         # Metrics without results of utterances know nothing of the data.
         unlike = Difference(other.value - one.value, "level", None, 0, "not the same test data")
-        collection.differences[place] = unlike if len(tested) > 1 else difference(one, other)
+        collection.differences[place] = (
+            unlike if len(tested) > 1 or (len(contents) > 1 and all(contents)) else difference(one, other)
+        )
     return collection.differences[place]
 
 

@@ -247,7 +247,8 @@ def _titles(cards: Mapping[Path, ResultCard], rows: Mapping[Path, str]) -> dict[
     for task, paths in tasks.items():
         files = {path: _config_of(cards[path]) for path in paths}
         told = all(cards[path].labelled for path in paths)
-        systems = {path: (_setting(cards[path]), *_system(cards[path], told).values()) for path in paths}
+        content = _say_content(cards[path] for path in paths)
+        systems = {path: (_setting(cards[path], content), *_system(cards[path], told).values()) for path in paths}
         named = [path for path in paths if files[path]]
         several = any(
             rows[one] == rows[other] and files[one] != files[other] and systems[one] != systems[other]
@@ -269,8 +270,16 @@ def _config_of(card: ResultCard) -> str:
     return found[-1] if found and found[-1] != "config" else ""
 
 
-def _setting(card: ResultCard) -> tuple[Any, ...]:
-    return card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.steps, card.protocol
+def _setting(card: ResultCard, told: bool) -> tuple[Any, ...]:
+    """What results of one task and upstream must share; `told`: whether all cards say what their test data hold."""
+    corpus = card.corpus
+    content = corpus.get("sha256", "") if told else ""
+    return corpus["name"], corpus["split"], content, corpus["utterances"], card.steps, card.protocol
+
+
+def _say_content(cards: Iterable[ResultCard]) -> bool:
+    """Whether all cards hold a hash of their test data, as older ones do not."""
+    return all(card.corpus.get("sha256") for card in cards)
 
 
 def _newest_setting(
@@ -281,15 +290,21 @@ def _newest_setting(
     A further test below the folder of a run, such as one on a noisy corpus, does not take the place of the run's own.
     """
 
+    told = _say_content(cards[path] for path in paths)
+
     def text(path: Path) -> str:
-        corpus, split, utterances, steps, protocol = _setting(cards[path])
+        corpus, split, content, utterances, steps, protocol = _setting(cards[path], told)
         parts = [corpus, split, f"{utterances:,} utterances", f"{steps:,} updates", protocol and f"protocol {protocol}"]
-        return ", ".join(filter(None, parts))
+        # Corpora of one name.
+        several = (
+            len({cards[other].corpus.get("sha256") for other in paths if cards[other].corpus["name"] == corpus}) > 1
+        )
+        return ", ".join(filter(None, [*parts, f"test data {content[:6]}" if content and several else ""]))
 
     folders = {path.parent for path in paths}
     outer = [path for path in paths if folders.isdisjoint(path.parent.parents)]
     newest = max(outer, key=lambda path: cards[path].created)
-    kept = [path for path in paths if _setting(cards[path]) == _setting(cards[newest])]
+    kept = [path for path in paths if _setting(cards[path], told) == _setting(cards[newest], told)]
     if len(kept) < len(paths):
         others = [f"{name(path)} ({text(path)})" for path in paths if path not in kept]
         problems.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
 def check_corpus(corpus: Corpus, content: dict[str, Any], kind: Any) -> None:
     """Refuse a corpus without the splits or the labels that the configuration of a task needs."""
     named = content["data"]["init_args"]
-    if content["data"]["class_path"].endswith(".TaskData"):
+    if content["data"]["class_path"].rpartition(".")[2] == "TaskData":
         trained = "learning_rate" in content["model"]["init_args"]
         for name in ("train", "valid", "test") if trained else ("test",):
             for part in named.get(f"{name}_split", name).split("+"):
@@ -220,8 +221,16 @@ def check_corpus(corpus: Corpus, content: dict[str, Any], kind: Any) -> None:
                         f"{corpus.directory}: no split {part!r}, which data.{name}_split names; it has "
                         f"{', '.join(corpus.splits)}"
                     )
-    head = kind(Fbank())
+    head = kind(Fbank(), **_needed(kind, content["model"]["init_args"]))
     head.check_labels(head.read_labels(corpus))
+
+
+def _needed(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without which a head cannot be made, beside its upstream. Others may fit the task's own upstream alone."""
+    parameters = inspect.signature(kind).parameters.values()
+    names = {each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD}
+    # `Task` needs a rate, which a class of the user's may pass on among its `**settings`.
+    return {name: value for name, value in given.items() if name in {*names, "learning_rate"} - {"upstream"}}
 
 
 def _word(value: Any) -> str:

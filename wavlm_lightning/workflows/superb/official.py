@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.subset import open_splits
+from wavlm_lightning.reports.aggregate import joined_hash
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.workflows.superb.suites import configuration
 
@@ -37,7 +39,11 @@ def is_official(card: ResultCard) -> str | None:
     if card.protocol != "superb":
         return f"{card.task} was run with protocol: {card.protocol}"
     content = configuration(card.task.lower(), mini=False)
-    if reason := _other_test(card, content["data"], splits) or _other_training(card, splits.get("train")):
+    if reason := (
+        _other_test(card, content["data"], splits)
+        or _other_content(card, corpus)
+        or _other_training(card, splits.get("train"))
+    ):
         return reason
     steps = content["trainer"].get("max_steps", 0)
     if card.steps != steps:
@@ -56,6 +62,16 @@ def _other_test(card: ResultCard, data: dict[str, Any], splits: dict[str, int]) 
         return None
     wanted = data["init_args"].get("test_split", "test")
     return None if tested == wanted else f"{card.task} was tested on {tested} instead of {wanted}"
+
+
+def _other_content(card: ResultCard, corpus: Corpus) -> str | None:
+    """Why the test was not of what the corpus holds now; older cards do not say what it was of."""
+    if (tested := card.corpus.get("sha256")) is None:
+        return None
+    hashes = [open_splits(corpus, name).version() for name in card.corpus["split"].split(", ")]
+    if tested != (hashes[0] if len(hashes) == 1 else joined_hash(hashes)):
+        return f"{card.task} was tested on other recordings or labels than its corpus has, or with data.eval_transforms"
+    return None
 
 
 def _other_training(card: ResultCard, utterances: int | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
-from wavlm_lightning.system.plugins import import_by_path, make_importable
+from wavlm_lightning.system.plugins import import_by_path, is_dotted, make_importable
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.system.yaml_files import read_yaml
 
@@ -114,10 +114,23 @@ def corpus_name(task: str, mini: bool) -> str:
 
 
 def head_class(task: str, mini: bool) -> Any:
-    """The class of a task's head."""
+    """The class of a task's head, which a YAML may name without its module, as `wavlm fit` takes it."""
     if task.endswith(".yaml"):
         make_importable(["-c", task])
-    return import_by_path(configuration(task, mini)["model"]["class_path"])
+    path = configuration(task, mini)["model"]["class_path"]
+    if is_dotted(path):
+        return import_by_path(path)
+    from wavlm_lightning.tasks import Task  # not above: the list of tasks needs no torch
+
+    waiting = [Task]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__name__ == path:
+            return kind
+        waiting += kind.__subclasses__()
+    raise UserError(
+        f"{task}: model.class_path {path}: no head of this package is called so; give its module, too, as MODULE.{path}"
+    )
 
 
 def official_rates(task: str) -> list[float]:
