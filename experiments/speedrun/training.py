@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from composing import HERE, Recipe, compose, digest, rename_labels
+from composing import HERE, Recipe, compose, digest, first_run, rename_labels
 from stages import Commands, Stage
 
 from wavlm_lightning.data.corpus import Corpus
@@ -222,8 +222,7 @@ class Speedrun:
         Labels from an encoder are made for every seed, by a first run with the same seed; others once. In a corpus that several
         folders use, each has its own: labels that are there would cost nothing.
         """
-        first, clocks = how.get("first_run"), Clocks()
-        recipe = compose(self.track, first.get("switches", []), first["updates"], "first_run") if first else None
+        recipe, clocks = first_run(self.track, how), Clocks()
         where = str(self.out.resolve()) if self.given else None
         labels = f"{name}-{digest([how, recipe and [recipe.key, seed], where])}"
         folder = self.out / "codebooks" / labels
@@ -356,6 +355,11 @@ def masked_accuracy(folder: Path) -> dict[str, float]:
 
 
 CURVES = ("train/total_loss", "valid/loss", "valid/masked_accuracy")
+
+
+def curves_name(recipe: Recipe, own: bool) -> str:
+    """The file of a record's curves; with a budget that is not its `own` (`--updates`) another one for each."""
+    return f"{recipe.name}_curves.csv" if own else f"{recipe.name}_{recipe.budget}_curves.csv"
 
 
 def write_curves(folders: Sequence[Path], path: Path) -> None:
