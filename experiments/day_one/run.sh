@@ -13,7 +13,7 @@ cd "$1"
 mkdir -p done data runs
 # Finished steps are not repeated, so that other recordings or updates would be named and not used.
 chosen="UPDATES=$updates, SPEECH=$speech"
-if [ -e chosen.txt ] && [ "$(< chosen.txt)" != "$chosen" ]; then
+if [ -e done/tables ] && [ -e chosen.txt ] && [ "$(< chosen.txt)" != "$chosen" ]; then
     echo "error: $PWD holds steps with $(< chosen.txt), and these are $chosen; give another OUT" >&2
     exit 1
 fi

@@ -1,7 +1,7 @@
 """Noisy student on the mini corpus: a few minutes of true labels, the rest transcribed by a teacher, against true labels for all.
 
 Run it where `wavlm demo` has been run, with `wavlm` on the PATH:  python experiments/noisy_student/run.py
-It goes on where it stopped, prints the recovered share of each round, and writes results.csv beside this file.
+It goes on where it stopped, prints the recovered share of each round, and writes OUT/results.csv.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from wavlm_lightning.reports.aggregate import recovered_share
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.ledger import Ledger, Stage
 
-HERE = Path(__file__).parent
 CONFIG = "configs/finetune/mini/asr_noisy_student.yaml"
 NO_PSEUDO = ["--data.pseudo_corpus", "null"]
 SHARES = (0.7, 0.9)  # of the transcripts, in the first round and in those after it
@@ -57,7 +56,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"`{' '.join(error.cmd[:2])}` ended with status {error.returncode}; its error is above")
-    with (HERE / "results.csv").open("w", newline="") as file:
+    with (given.out / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

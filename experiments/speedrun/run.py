@@ -168,17 +168,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def one_kind(arguments: argparse.Namespace, track: dict[str, Any]) -> None:
-    """Refuse a folder whose runs have another track, base, other corpora or other heads: its tables compare them all."""
+    """Refuse a folder whose runs have another track, base, other corpora, recordings or heads: its tables compare them all."""
     path, corpus = arguments.out / "settings.json", arguments.corpus and str(arguments.corpus.resolve())
     settings = {"track": arguments.track, "corpus": corpus, "size": arguments.size, "head_steps": arguments.head_steps}
     settings["base"] = compose(track, []).key
+    if arguments.speech is not None:
+        settings["speech"] = str(arguments.speech.resolve())
     before = read_json(path, "the settings of a speedrun") if path.is_file() else settings
     if changed := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
         name = changed[0]
         raise UserError(
             f"{arguments.out} holds runs with {name} {before.get(name)!r}, not {settings[name]!r}; choose another --out"
         )
-    write_json(path, settings)
+    write_json(path, {**before, **settings})
 
 
 def bill_lines(speedrun: Speedrun, recipes: Sequence[Recipe]) -> list[str]:

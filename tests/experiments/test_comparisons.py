@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -105,3 +106,20 @@ def test_students_of_another_score_or_encoder_are_not_taken(script, tmp_path, mo
     for changed in ({"score": "agreement"}, {"encoder": "other"}, {"lm": Path("some.arpa")}):
         with pytest.raises(UserError, match=rf"with other settings \({next(iter(changed))}: "):
             module.one_seed(Namespace(**{**vars(given), **changed}), 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "demo_learning_rates/run.py --demo nowhere --out out",
+        "linear_probe/run.py --demo nowhere --out out",
+        "codebooks/first_codebook.py --corpus nowhere --out out",
+        "day_one/material.py unpack nowhere out",
+    ],
+)
+def test_what_is_not_there_is_a_sentence(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, *options = words.split()
+    monkeypatch.setattr(sys, "argv", [path, *options])
+    with pytest.raises(SystemExit, match=r"^error: nowhere.*: no (corpus\.json here|such file or folder)"):
+        runpy.run_path(str(ROOT / "experiments" / path), run_name="__main__")

@@ -61,7 +61,8 @@ def test_other_updates_or_recordings_need_another_folder(tmp_path):
         return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
 
     for _ in range(2):  # the same command goes on, here to the same first error
-        assert "no more" in run().stdout
-    for said in (run(UPDATES="1000"), run(str(tmp_path / "speech"))):
+        assert "no more" in run(UPDATES="10").stdout
+    (tmp_path / "out" / "done" / "tables").touch()
+    for said in (run(UPDATES="1000"), run(str(tmp_path / "speech"), UPDATES="10")):
         assert said.returncode == 1 and not said.stdout
-        assert "out holds steps with UPDATES=300, SPEECH=, and these are UPDATES=" in said.stderr
+        assert "out holds steps with UPDATES=10, SPEECH=, and these are UPDATES=" in said.stderr

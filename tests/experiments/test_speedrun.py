@@ -23,7 +23,7 @@ from wavlm_lightning.system.run_folder import curve_files
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "speedrun"
-MODULES = ("composing", "records", "stages", "tables", "training")
+MODULES = ("composing", "records", "run", "stages", "tables", "training")
 
 
 @pytest.fixture
@@ -173,6 +173,15 @@ def test_a_share_of_the_updates_and_an_objective_by_its_class(composing):
         UserError, match=r"moves objectives\.MaskedPrediction\.unmasked_weight, but the configuration has Log"
     ):
         composing.compose(track, ["data2vec", "visible_annealed"])
+
+
+def test_a_folder_has_one_track_and_the_same_recordings(composing, speedrun, tmp_path):
+    run, track = speedrun("run"), composing.read_track("real-speech")
+    given = {"track": "real-speech", "out": tmp_path, "corpus": None, "size": None, "head_steps": None}
+    for speech in (None, tmp_path / "one", None):  # the first call is told to name it
+        run.one_kind(SimpleNamespace(**given, speech=speech), track)
+    with pytest.raises(UserError, match=r"holds runs with speech '.*one', not '.*other'; choose another --out"):
+        run.one_kind(SimpleNamespace(**given, speech=tmp_path / "other"), track)
 
 
 def test_another_budget_leaves_the_curves_of_a_record(composing, speedrun):
