@@ -147,6 +147,9 @@ class Speedrun:
             return done
         clocks = self.pretrain(recipe, seed)
         folder = self.folder(recipe, seed)
+        # Of the call that pre-trained, whose clocks these are; another one may have gone on with the heads.
+        trained = Stage(folder / "pretrain.json").body
+        facts = {name: trained.get(name, value) for name, value in self._facts().items()}
         result = {
             "recipe": recipe.name,
             "key": recipe.key,
@@ -157,12 +160,13 @@ class Speedrun:
             "seed": seed,
             "figures": {**self.probe(recipe, seed), **masked_accuracy(folder)},
             "clocks": asdict(clocks),
-            "threads": self.commands.threads,
-            "processor": processor_name(),
-            **self.facts,
+            **facts,
         }
         write_json(folder / "result.json", result)
         return result
+
+    def _facts(self) -> dict[str, Any]:
+        return {"threads": self.commands.threads, "processor": processor_name(), **self.facts}
 
     def bill(self, recipe: Recipe) -> PreTraining:
         """What `wavlm plan` says of a recipe, without its labels and first runs."""
@@ -206,7 +210,7 @@ class Speedrun:
             if not resumed:  # killed before the first checkpoint
                 for name in ("checkpoints", "curves"):
                     shutil.rmtree(folder / name, ignore_errors=True)
-            stage.run(self.commands, folder / "log.txt", ["fit", "-c", path, *resumed])
+            stage.run(self.commands, folder / "log.txt", ["fit", "-c", path, *resumed], **self._facts())
         total = Clocks.of(stage, **training_costs(folder))
         for _, clocks in made.values():
             total += clocks

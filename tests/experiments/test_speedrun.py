@@ -184,6 +184,30 @@ def test_a_folder_has_one_track_and_the_same_recordings(composing, speedrun, tmp
         run.one_kind(SimpleNamespace(**given, speech=tmp_path / "other"), track)
 
 
+def test_a_result_says_how_its_encoder_was_trained(composing, speedrun, tmp_path, monkeypatch):
+    """Not how the call worked that only went on with its heads."""
+    training, track = speedrun("training"), composing.read_track("cpu-tiny")
+    monkeypatch.setattr(training.Speedrun, "make_labels", lambda *_: ("labels", training.Clocks()))
+    monkeypatch.setattr(training.Speedrun, "size_of", lambda *_: 100)
+    monkeypatch.setattr(training, "training_costs", lambda _: {})
+    monkeypatch.setattr(training, "masked_accuracy", lambda _: {})
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    def call(threads: int, jobs: int):
+        commands = SimpleNamespace(threads=threads, run=lambda *_: None)
+        return training.Speedrun(track, tmp_path, commands, facts={"jobs": jobs, "commit": f"c{jobs}"})
+
+    recipe = composing.compose(track, [], 20)
+    monkeypatch.setattr(training.Speedrun, "probe", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        call(threads=1, jobs=2).run(recipe, 0)
+    monkeypatch.setattr(training.Speedrun, "probe", lambda *_: {"pr": 50.0})
+    found = call(threads=8, jobs=1).run(recipe, 0)
+    assert (found["threads"], found["jobs"], found["commit"]) == (1, 2, "c2")
+
+
 def test_another_budget_leaves_the_curves_of_a_record(composing, speedrun):
     track, training = composing.read_track("cpu-tiny"), speedrun("training")
     recipes = [composing.read_record("tenth", track, updates) for updates in (None, 100, 200)]
