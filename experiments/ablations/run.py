@@ -23,19 +23,24 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from scipy.stats import ttest_rel
 from tqdm import tqdm
 
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.curves import read_curves
 from wavlm_lightning.reports.tables import ARROWS, metric_title
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import cpu_bf16_instructions
+from wavlm_lightning.system.ledger import Ledger, Stage
+from wavlm_lightning.system.run_folder import curve_files
 from wavlm_lightning.workflows.demo.stages import FEW_CLUSTERS
-from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.chain import chain, short_hash
 from wavlm_lightning.workflows.recipe.labels import fit_options
-from wavlm_lightning.workflows.superb.suites import chains, corpus_name
+from wavlm_lightning.workflows.superb.suites import chains, check_tasks, corpus_name, task_name
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {
@@ -61,14 +66,14 @@ PROCESSES = 2
 
 
 def wavlm(*words: object, log: Path | None = None, threads: int | None = None) -> None:
-    """Run a command; its output goes to a file if one is given."""
+    """Run a command; its output goes to a file if one is given. A `UserError` if it fails."""
     command = [sys.executable, "-m", "wavlm_lightning", *map(str, words)]
     environment = {**os.environ} if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    if log is None:
-        subprocess.run(command, check=True, env=environment)
-        return
-    with log.open("a") as file:
-        subprocess.run(command, check=True, env=environment, stdout=file, stderr=file)
+    with nullcontext() if log is None else log.open("a") as file:
+        status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
+    if status:
+        where = "above" if log is None else f"at the end of {log}"
+        raise UserError(f"`wavlm {words[0]}` ended with status {status}; its error is {where}")
 
 
 class Ablation:
@@ -97,22 +102,33 @@ class Ablation:
         recipe: str,
     ) -> None:
         self.out, self.steps, self.seeds = out, steps, seeds
-        self.variants, self.tasks, self.jobs = variants, tasks, jobs
+        self.variants, self.jobs = variants, jobs
+        self.tasks = check_tasks(tasks, mini=True) if tasks else []
         self.corpus = out / "corpus"
         self.base = chain(recipe)[-1]
         self.size = size or self.base.recipe.size
 
     def run(self) -> None:
-        """Corpora and codebook, then seed by seed."""
+        """Corpora and codebook, then seed by seed.
+
+        Raises:
+            UserError: the folder holds encoders of another length, size or recipe, which the table would mix with these.
+        """
+        settings = {
+            "steps": self.steps,
+            "size": self.size,
+            "recipe": f"{self.base.name} {short_hash(self.base.content)}",
+        }
+        ledger = Ledger(self.out / "stages.json", settings, "set of ablations")
         datasets = ["pretrain", *self.datasets()]
         wavlm("prepare", "mini", "--out", self.corpus, "--size", self.size, "--datasets", *datasets)
         labels, codebook = self.base.content["data"]["init_args"]["labels"], self.base.recipe.codebook
         if codebook is None or codebook.clusters is None or codebook.encoder is not None:
             raise UserError(f"{self.base.path}: labels of this experiment are clusters of features, without an encoder")
-        if not (self.out / "codebook" / "codebook.json").is_file():
-            clusters = min(codebook.clusters, FEW_CLUSTERS) if self.size == "tiny" else codebook.clusters
-            options = ["--clusters", clusters, *fit_options(codebook, labels)]
-            wavlm("codebook", "fit", self.corpus / "pretrain", *options, "--out", self.out / "codebook")
+        clusters = min(codebook.clusters, FEW_CLUSTERS) if self.size == "tiny" else codebook.clusters
+        options = ["--clusters", clusters, *fit_options(codebook, labels), "--out", self.out / "codebook"]
+        fit = partial(wavlm, "codebook", "fit", self.corpus / "pretrain", *options)
+        ledger.run(Stage("codebook", fit), 1, 1)
         wavlm("codebook", "apply", self.out / "codebook", self.corpus / "pretrain", "--name", labels)
         for seed in range(self.seeds):
             variants = [variant for variant in self.variants if variant != ITERATION]
@@ -176,7 +192,7 @@ class Ablation:
                 heads = self.out / "heads" / (ITERATION if variant == ITERATION else str(seed))
                 place = {"variant": variant, "seed": seed}
                 for task in self.tasks:
-                    file = heads / f"{variant}-{seed}" / task / "card.json"
+                    file = heads / f"{variant}-{seed}" / task_name(task) / "card.json"
                     card = ResultCard.read(file) if file.is_file() else None
                     for name in card.shown if card is not None else []:
                         metric = card.metrics[name]
@@ -190,12 +206,8 @@ class Ablation:
 
     def masked_accuracy(self, variant: str, seed: int) -> float | None:
         """Masked accuracy of the last validation, as a fraction."""
-        values = []
-        curves = sorted(self.folder(variant, seed).glob("curves/version_*/metrics.csv"))
-        for row in csv.DictReader(curves[-1].open()) if curves else []:
-            if row.get("valid/masked_accuracy"):
-                values.append(float(row["valid/masked_accuracy"]))
-        return values[-1] if values else None
+        curve = read_curves(curve_files(self.folder(variant, seed))).get("valid/masked_accuracy")
+        return None if curve is None else curve.last
 
     def write(self) -> None:
         """Write `runs.csv` and `result.md`."""

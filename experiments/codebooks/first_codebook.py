@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wavlm_lightning.codebooks import Codebook, FeatureSource
 from wavlm_lightning.codebooks.quality import quality_of, timed_phones
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.codebook import fit_codebook
 
 CONTEXT: dict[str, Any] = {"features": "context"}
@@ -75,4 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

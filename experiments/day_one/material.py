@@ -21,6 +21,7 @@ import io
 import json
 import math
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,6 +36,7 @@ from wavlm_lightning.data.mini.synthesis.espeak import EspeakProcess
 from wavlm_lightning.data.mini.synthesis.phones import SILENCE
 from wavlm_lightning.data.mini.synthesis.speech import SpeechRequest
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.system.errors import UserError
 
 RECORDINGS = 60  # in each foreign format
 SHORTEST, LONGEST = 0.8, 8.0  # seconds of these
@@ -275,4 +277,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -11,6 +11,13 @@ speech=${2:+$(realpath "$2")}
 mkdir -p "${1:?usage: run.sh OUT [SPEECH]}"
 cd "$1"
 mkdir -p done data runs
+# Finished steps are not repeated, so that other recordings or updates would be named and not used.
+chosen="UPDATES=$updates, SPEECH=$speech"
+if [ -e done/tables ] && [ -e chosen.txt ] && [ "$(< chosen.txt)" != "$chosen" ]; then
+    echo "error: $PWD holds steps with $(< chosen.txt), and these are $chosen; give another OUT" >&2
+    exit 1
+fi
+echo "$chosen" > chosen.txt
 exec 3>&2
 TIMEFORMAT="%R s, CPU %U + %S s"
 

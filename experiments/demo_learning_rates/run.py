@@ -13,15 +13,19 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.demo.heads import UPSTREAMS, Head, all_heads
 from wavlm_lightning.workflows.demo.stages import RECIPE
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
@@ -99,6 +103,10 @@ def main() -> None:
     model = chain(RECIPE)[-1].content["model"]["init_args"]  # random weights are of the shape that the demo trains
     heads = all_heads(arguments.demo, None, model["encoder"], model.get("encoder_overrides"))
     heads = [head for head in heads if head.upstream in arguments.upstreams]
+    for task in GRID:  # before dozens of heads fail one by one
+        Corpus.open(arguments.demo / "corpus" / task)
+    if "pre-trained" in arguments.upstreams:
+        resolve(str(arguments.demo / "pretrain"))
     kinds = [(head.task, head.upstream) for head in heads]
     first = [Cell(task, upstream, rate, SEED) for task, upstream in kinds for rate in GRID[task]]
     cards = results(first, heads, arguments.out)
@@ -138,4 +146,7 @@ def table(cards: dict[Cell, ResultCard], kinds: Sequence[tuple[str, str]]) -> li
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

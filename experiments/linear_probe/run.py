@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.tables import text_table
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import import_by_path
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.upstreams.cache import FeatureCache
@@ -142,4 +144,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

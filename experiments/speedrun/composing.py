@@ -65,6 +65,7 @@ class Recipe:
         content: the configuration; its label sets have the names of `codebooks`.
         codebooks: those that `content` names -> how each is made.
         supervised: whether any target has seen labels.
+        first_runs: keys of the recipes whose encoders make labels.
     """
 
     name: str
@@ -74,11 +75,12 @@ class Recipe:
     content: dict[str, Any]
     codebooks: dict[str, Any]
     supervised: bool
+    first_runs: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Name, updates and a hash of all that decides on the weights: another recipe gets another folder."""
-        return f"{self.name}-{self.budget}-{digest([self.content, self.codebooks, self.updates])}"
+        return f"{self.name}-{self.budget}-{digest([self.content, self.codebooks, self.updates, *self.first_runs])}"
 
 
 def digest(value: Any) -> str:
@@ -189,7 +191,14 @@ def compose(
         content,
         {each: books[each] for each in used},
         any(switch.supervised for switch in read),
+        tuple(first.key for each in used if (first := first_run(track, books[each])) is not None),
     )
+
+
+def first_run(track: Mapping[str, Any], how: Mapping[str, Any]) -> Recipe | None:
+    """The recipe of the encoder that makes the labels of a codebook; None for labels without one."""
+    first = how.get("first_run")
+    return compose(track, first.get("switches", []), first["updates"], "first_run") if first else None
 
 
 def name_objectives(content: dict[str, Any]) -> None:

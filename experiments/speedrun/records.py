@@ -136,8 +136,10 @@ def read_log(folder: Path) -> list[dict[str, str]]:
 def append(folder: Path, row: Mapping[str, Any]) -> None:
     """Add a row to the log, in the place of an earlier one of the same recipe and commit; write its table and plot again."""
     same = ("record", "switches", "budget", "commit")
-    rows = [each for each in read_log(folder) if any(each[name] != str(row[name]) for name in same)]
-    rows.append({name: str(row[name]) for name in COLUMNS})
+    rows, new = read_log(folder), {name: str(row[name]) for name in COLUMNS}
+    # Not at the end: the first row is the baseline's, of which all others are shares.
+    place = next((n for n, each in enumerate(rows) if all(each[name] == new[name] for name in same)), len(rows))
+    rows[place : place + 1] = [new]
     with (folder / LOG).open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

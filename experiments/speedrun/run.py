@@ -29,7 +29,7 @@ from records import append, check, means, row_of
 from stages import Commands, own_core
 from tables import all_results, write_switches
 from tqdm import tqdm
-from training import Speedrun, last_entries, write_curves
+from training import Speedrun, curves_name, last_entries, write_curves
 
 from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.system.arguments import whole
@@ -163,21 +163,24 @@ def run(arguments: argparse.Namespace) -> None:
                     recipe,
                     seeds,
                     arguments.out if facts["trial"] else arguments.log or HERE / "results" / arguments.track,
+                    curves_name(recipe, own=arguments.updates is None),
                 )
 
 
 def one_kind(arguments: argparse.Namespace, track: dict[str, Any]) -> None:
-    """Refuse a folder whose runs have another track, base, other corpora or other heads: its tables compare them all."""
+    """Refuse a folder whose runs have another track, base, other corpora, recordings or heads: its tables compare them all."""
     path, corpus = arguments.out / "settings.json", arguments.corpus and str(arguments.corpus.resolve())
     settings = {"track": arguments.track, "corpus": corpus, "size": arguments.size, "head_steps": arguments.head_steps}
     settings["base"] = compose(track, []).key
+    if arguments.speech is not None:
+        settings["speech"] = str(arguments.speech.resolve())
     before = read_json(path, "the settings of a speedrun") if path.is_file() else settings
     if changed := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
         name = changed[0]
         raise UserError(
             f"{arguments.out} holds runs with {name} {before.get(name)!r}, not {settings[name]!r}; choose another --out"
         )
-    write_json(path, settings)
+    write_json(path, {**before, **settings})
 
 
 def bill_lines(speedrun: Speedrun, recipes: Sequence[Recipe]) -> list[str]:
@@ -198,8 +201,8 @@ def bill_lines(speedrun: Speedrun, recipes: Sequence[Recipe]) -> list[str]:
     return lines
 
 
-def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -> None:
-    """Print whether a recipe reaches the target, and add it to the log of records."""
+def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path, curves: str) -> None:
+    """Print whether a recipe reaches the target, and add it to the log of records, and its curves to a file called `curves`."""
     results = [result for seed in seeds if (result := speedrun.result(recipe, seed)) is not None]
     full = compose(speedrun.track, [], name=BASELINE)
     others = [each for each in all_results(speedrun.out) if each["key"] == full.key]
@@ -234,8 +237,8 @@ def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -
         print("  it was interrupted: what a killed command had computed since its last checkpoint counts in no clock")
     log.mkdir(parents=True, exist_ok=True)
     append(log, row)
-    write_curves([speedrun.folder(recipe, each["seed"]) for each in results], log / f"{recipe.name}_curves.csv")
-    print(f"written: {log / 'records.csv'}, records.md, records.png and {recipe.name}_curves.csv")
+    write_curves([speedrun.folder(recipe, each["seed"]) for each in results], log / curves)
+    print(f"written: {log / 'records.csv'}, records.md, records.png and {curves}")
 
 
 def recipes_of(arguments: argparse.Namespace, track: dict[str, Any]) -> list[Recipe]:

@@ -62,7 +62,12 @@ class Commands:
                     line, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
                 )
                 self._running.add(process)
-            _, status, used = os.wait4(process.pid, 0)
+            try:
+                _, status, used = os.wait4(process.pid, 0)
+            except KeyboardInterrupt:  # here in the main thread alone, where no pool calls `stop`
+                self.stop()
+                process.wait()
+                raise
             process.returncode = os.waitstatus_to_exitcode(status)
             computed(used.ru_utime + used.ru_stime)
         with self._lock:

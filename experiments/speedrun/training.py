@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from composing import HERE, Recipe, compose, digest, rename_labels
+from composing import HERE, Recipe, compose, digest, first_run, rename_labels
 from stages import Commands, Stage
 
 from wavlm_lightning.data.corpus import Corpus
@@ -147,6 +147,9 @@ class Speedrun:
             return done
         clocks = self.pretrain(recipe, seed)
         folder = self.folder(recipe, seed)
+        # Of the call that pre-trained, whose clocks these are; another one may have gone on with the heads.
+        trained = Stage(folder / "pretrain.json").body
+        facts = {name: trained.get(name, value) for name, value in self._facts().items()}
         result = {
             "recipe": recipe.name,
             "key": recipe.key,
@@ -157,12 +160,13 @@ class Speedrun:
             "seed": seed,
             "figures": {**self.probe(recipe, seed), **masked_accuracy(folder)},
             "clocks": asdict(clocks),
-            "threads": self.commands.threads,
-            "processor": processor_name(),
-            **self.facts,
+            **facts,
         }
         write_json(folder / "result.json", result)
         return result
+
+    def _facts(self) -> dict[str, Any]:
+        return {"threads": self.commands.threads, "processor": processor_name(), **self.facts}
 
     def bill(self, recipe: Recipe) -> PreTraining:
         """What `wavlm plan` says of a recipe, without its labels and first runs."""
@@ -206,7 +210,7 @@ class Speedrun:
             if not resumed:  # killed before the first checkpoint
                 for name in ("checkpoints", "curves"):
                     shutil.rmtree(folder / name, ignore_errors=True)
-            stage.run(self.commands, folder / "log.txt", ["fit", "-c", path, *resumed])
+            stage.run(self.commands, folder / "log.txt", ["fit", "-c", path, *resumed], **self._facts())
         total = Clocks.of(stage, **training_costs(folder))
         for _, clocks in made.values():
             total += clocks
@@ -222,8 +226,7 @@ class Speedrun:
         Labels from an encoder are made for every seed, by a first run with the same seed; others once. In a corpus that several
         folders use, each has its own: labels that are there would cost nothing.
         """
-        first, clocks = how.get("first_run"), Clocks()
-        recipe = compose(self.track, first.get("switches", []), first["updates"], "first_run") if first else None
+        recipe, clocks = first_run(self.track, how), Clocks()
         where = str(self.out.resolve()) if self.given else None
         labels = f"{name}-{digest([how, recipe and [recipe.key, seed], where])}"
         folder = self.out / "codebooks" / labels
@@ -356,6 +359,11 @@ def masked_accuracy(folder: Path) -> dict[str, float]:
 
 
 CURVES = ("train/total_loss", "valid/loss", "valid/masked_accuracy")
+
+
+def curves_name(recipe: Recipe, own: bool) -> str:
+    """The file of a record's curves; with a budget that is not its `own` (`--updates`) another one for each."""
+    return f"{recipe.name}_curves.csv" if own else f"{recipe.name}_{recipe.budget}_curves.csv"
 
 
 def write_curves(folders: Sequence[Path], path: Path) -> None:

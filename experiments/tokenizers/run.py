@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,9 @@ from tqdm import tqdm
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import cpu_bf16_instructions
+from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.codebook import score_codebook
 
 ILS = Path(__file__).resolve().parents[1] / "ablations" / "full_ils.yaml"  # the same targets at layers 2 and 4
@@ -70,14 +73,14 @@ ROWS = {
 
 
 def wavlm(*words: object, log: Path | None = None, threads: int | None = None) -> None:
-    """Run a command; its output goes to a file if one is given."""
+    """Run a command; its output goes to a file if one is given. A `UserError` if it fails."""
     command = [sys.executable, "-m", "wavlm_lightning", *map(str, words)]
     environment = {**os.environ} if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    if log is None:
-        subprocess.run(command, check=True, env=environment)
-        return
-    with log.open("a") as file:
-        subprocess.run(command, check=True, env=environment, stdout=file, stderr=file)
+    with nullcontext() if log is None else log.open("a") as file:
+        status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
+    if status:
+        where = "above" if log is None else f"at the end of {log}"
+        raise UserError(f"`wavlm {words[0]}` ended with status {status}; its error is {where}")
 
 
 class Tokenizers:
@@ -123,14 +126,25 @@ class Tokenizers:
         self.precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"
 
     def run(self) -> None:
-        """Corpora, then the labels of every row, then its encoders and their scores, seed by seed."""
-        wavlm("prepare", "mini", "--out", self.out / "corpus", "--size", self.size, "--datasets", "pretrain", *HEADS)
-        if not (self.labelled / "corpus.json").is_file():
-            first_minutes(Corpus.open(self.out / "corpus" / "pr"), self.labelled, self.minutes)
+        """Corpora, then the labels of every row, then its encoders and their scores, seed by seed.
+
+        Raises:
+            UserError: the folder holds runs with other settings, which the table would mix with these.
+        """
+        settings = {name: getattr(self, name) for name in ("steps", "tuning", "teaching", "minutes", "size", "encoder")}
+        settings["first"] = self.first and str(self.first.resolve())
+        ledger = Ledger(self.out / "stages.json", settings, "comparison of tokenisers")
+        ledger.run(Stage("corpora", self.prepare), 1, 1)
         for name in self.rows:
             self.make_labels(ROWS[name])
         for seed in range(self.seeds):
             self.score_seed(seed)
+
+    def prepare(self) -> None:
+        """The mini corpora, and the labelled minutes."""
+        wavlm("prepare", "mini", "--out", self.out / "corpus", "--size", self.size, "--datasets", "pretrain", *HEADS)
+        if not (self.labelled / "corpus.json").is_file():
+            first_minutes(Corpus.open(self.out / "corpus" / "pr"), self.labelled, self.minutes)
 
     def make_labels(self, row: Row) -> None:
         """The codebook and the labels of a row, after the encoder and the teacher that they need."""
@@ -316,7 +330,10 @@ def main() -> None:
     parser.add_argument("--size", choices=("tiny", "mini"), default="mini", help="of the mini corpus")
     parser.add_argument("--encoder", default="tiny", help="preset of every encoder")
     parser.add_argument("--jobs", type=int, default=2, help="runs of one thread at a time")
-    Tokenizers(**vars(parser.parse_args())).run()
+    try:
+        Tokenizers(**vars(parser.parse_args())).run()
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -21,7 +23,7 @@ from wavlm_lightning.system.run_folder import curve_files
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "speedrun"
-MODULES = ("composing", "records", "stages", "tables", "training")
+MODULES = ("composing", "records", "run", "stages", "tables", "training")
 
 
 @pytest.fixture
@@ -173,6 +175,59 @@ def test_a_share_of_the_updates_and_an_objective_by_its_class(composing):
         composing.compose(track, ["data2vec", "visible_annealed"])
 
 
+def test_a_folder_has_one_track_and_the_same_recordings(composing, speedrun, tmp_path):
+    run, track = speedrun("run"), composing.read_track("real-speech")
+    given = {"track": "real-speech", "out": tmp_path, "corpus": None, "size": None, "head_steps": None}
+    for speech in (None, tmp_path / "one", None):  # the first call is told to name it
+        run.one_kind(SimpleNamespace(**given, speech=speech), track)
+    with pytest.raises(UserError, match=r"holds runs with speech '.*one', not '.*other'; choose another --out"):
+        run.one_kind(SimpleNamespace(**given, speech=tmp_path / "other"), track)
+
+
+def test_a_result_says_how_its_encoder_was_trained(composing, speedrun, tmp_path, monkeypatch):
+    """Not how the call worked that only went on with its heads."""
+    training, track = speedrun("training"), composing.read_track("cpu-tiny")
+    monkeypatch.setattr(training.Speedrun, "make_labels", lambda *_: ("labels", training.Clocks()))
+    monkeypatch.setattr(training.Speedrun, "size_of", lambda *_: 100)
+    monkeypatch.setattr(training, "training_costs", lambda _: {})
+    monkeypatch.setattr(training, "masked_accuracy", lambda _: {})
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    def call(threads: int, jobs: int):
+        commands = SimpleNamespace(threads=threads, run=lambda *_: None)
+        return training.Speedrun(track, tmp_path, commands, facts={"jobs": jobs, "commit": f"c{jobs}"})
+
+    recipe = composing.compose(track, [], 20)
+    monkeypatch.setattr(training.Speedrun, "probe", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        call(threads=1, jobs=2).run(recipe, 0)
+    monkeypatch.setattr(training.Speedrun, "probe", lambda *_: {"pr": 50.0})
+    found = call(threads=8, jobs=1).run(recipe, 0)
+    assert (found["threads"], found["jobs"], found["commit"]) == (1, 2, "c2")
+
+
+def test_another_budget_leaves_the_curves_of_a_record(composing, speedrun):
+    track, training = composing.read_track("cpu-tiny"), speedrun("training")
+    recipes = [composing.read_record("tenth", track, updates) for updates in (None, 100, 200)]
+    found = [training.curves_name(each, own=each.budget == 250) for each in recipes]
+    assert found == ["tenth_curves.csv", "tenth_100_curves.csv", "tenth_200_curves.csv"]
+
+
+def test_a_changed_switch_of_a_first_run_is_a_new_run(composing, monkeypatch):
+    track, known = composing.read_track("cpu-tiny"), composing.read_switch
+    before = {name: composing.compose(track, [name]).key for name in ("it2", "it2_less_mean")}
+    other = {"model": {"init_args": {"encoder_overrides": {"front_end": "log_mel", "mel_channels": [64]}}}}
+
+    def changed(name: str):
+        return replace(known(name), config=other) if name == "log_mel" else known(name)
+
+    monkeypatch.setattr(composing, "read_switch", changed)
+    after = {name: composing.compose(track, [name]).key for name in before}
+    assert after["it2"] == before["it2"] and after["it2_less_mean"] != before["it2_less_mean"]
+
+
 def test_batches_of_half_the_audio_have_twice_the_updates(composing):
     track = composing.read_track("cpu-tiny")
     base, half = composing.compose(track, [], 100), composing.compose(track, ["batch_half"], 100)
@@ -203,7 +258,7 @@ def test_a_record_holds_by_all_rules(speedrun):
 def test_the_log_keeps_one_row_a_recipe_and_commit(speedrun, tmp_path):
     records = speedrun("records")
     target = {"pr": 47.2, "ks": 58.1, "sid": 38.3}
-    for name, factor in (("baseline", 1.0), ("fast", 0.25), ("fast", 0.25)):
+    for name, factor in (("baseline", 1.0), ("fast", 0.25), ("fast", 0.25), ("baseline", 1.0)):
         seeds = [result(seed, 46.0 + 0.1 * seed, 60.0, 40.0, recipe=name) for seed in range(3)]
         for each in seeds:
             each["clocks"] = {clock: factor * value for clock, value in each["clocks"].items()}
@@ -288,6 +343,29 @@ def test_a_stop_ends_what_runs_and_starts_nothing_more(stages, tmp_path):
     commands.stop()
     thread.join(10)
     assert ended and not stage.done and (tmp_path / "log.txt").read_text() == "long\n"
+
+
+def test_ctrl_c_ends_a_command_of_the_main_thread(stages, tmp_path):
+    """As while the corpora are made: the command is not left to go on without its caller."""
+    commands, log, here = stages.Commands(1), tmp_path / "log.txt", threading.get_ident()
+
+    def interrupt() -> None:
+        while not commands._running or not log.read_text():
+            time.sleep(0.1)
+        time.sleep(0.1)  # until it waits
+        signal.pthread_kill(here, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            commands.run(["long"], log)
+    finally:
+        thread.join(10)
+        signal.signal(signal.SIGINT, before)
+    (process,) = commands._running
+    assert process.returncode == -signal.SIGTERM
 
 
 SOME = ["log_mel", "copies_4", "muon", "dinosr", "crops_grow"]
