@@ -188,7 +188,7 @@ def test_turns_match_what_is_heard_and_overlap(tiny: Made) -> None:
 def test_queries_occur_in_documents_read_by_other_voices(tiny: Made) -> None:
     qbe = tiny.utterances["qbe"]
     for key, _, meta in qbe["documents"]:
-        assert all(f" {term} " in f" {meta['text']} " for term in meta["terms"]), key
+        assert all(f" {term}" in f" {meta['text']}" for term in meta["terms"]), key
     found = Counter(term for _, _, meta in qbe["documents"] for term in meta["terms"])
     asked = [meta["term"] for split in ("queries-valid", "queries-test") for _, _, meta in qbe[split]]
     assert len(set(asked)) == len(asked) and set(asked) == set(tiny.corpora["qbe"].inventories["terms"])

@@ -130,6 +130,20 @@ def test_documents_and_queries_have_three_groups_of_voices(plans: dict[str, Plan
     assert max(found.values()) <= 40 and sum(" " in term for term in found) >= 8
 
 
+def test_an_inflected_term_is_in_the_document(plans: dict[str, Plan]) -> None:
+    """Their label was that of a document without the term, in which every system that hears it raised a false alarm."""
+    documents = {t.text.lower(): t.labels["terms"] for t in takes(plans["qbe"], "documents")}
+    inflected = {
+        w
+        for text, terms in documents.items()
+        for w in text.replace(".", "").split()
+        if w[:-1] in terms and w[-1] == "s"
+    }
+    assert {"ladders", "kittens"} <= inflected
+    for text, terms in documents.items():
+        assert ("ladder" in terms) is ("ladder" in text)
+
+
 def test_slot_values_are_partly_held_out(plans: dict[str, Plan]) -> None:
     def values(split: str) -> set[tuple[str, str]]:
         return {(kind, value) for t in takes(plans["sf"], split) for kind, value in t.labels["slots"]}

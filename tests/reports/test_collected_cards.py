@@ -318,3 +318,13 @@ def test_a_run_that_went_on_after_its_test_is_named(card, tmp_path, mode, curve,
     _, problems = write_run_report([tmp_path], tmp_path / "report", lambda card: "not official")
     said = f"ks/card.json is of update 500, and validation was better at update {update}: if the run went on"
     assert len(problems) == bool(update) and all(said in problem for problem in problems)
+
+
+def test_a_run_that_was_stopped_is_named(card, tmp_path):
+    for label, updates in (("stopped", 30), ("whole", 1000), ("unknown", None)):
+        card("KS", label, steps=1000, updates=updates).write(tmp_path / label)
+    (problem,) = collected(tmp_path).problems
+    assert (
+        problem
+        == f"KS on stopped: the training of {tmp_path / 'stopped' / 'card.json'} was stopped after 30 of 1,000 updates."
+    )

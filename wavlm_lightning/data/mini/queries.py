@@ -23,7 +23,7 @@ def qbe(size: Size, seed: int) -> Plan:
     """Plan documents of two sentences, and queries of one content word or an adjective with its noun.
 
     Every term occurs in at least one document and in at most a fifth of them; the terms of the two query splits
-    differ; documents and the two query splits have three disjoint groups of voice variants.
+    differ; documents and the two query splits have three disjoint groups of voice variants. Inflected forms count as the term.
     """
     documents, queries = size.qbe
     rng = generator(seed, "qbe", "documents", "sentences")
@@ -83,4 +83,8 @@ def _featured_pairs(seed: int, count: int) -> list[tuple[str, str]]:
 
 
 def _contains(sentences: tuple[str, str], term: str) -> bool:
-    return any(f" {term} " in f" {text} " for text in sentences)
+    """Whether a sentence has the term, its last word inflected or not: `ladder` is heard in `ladders`, `quiet` in `quietly`.
+
+    So counts QUESST 2014, whose queries of type 2 differ from what is said by a short suffix or prefix.
+    """
+    return any(f" {term}" in f" {text}" for text in sentences)

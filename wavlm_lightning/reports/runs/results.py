@@ -180,6 +180,12 @@ def collect(
         result = Result([cards[path] for path in kept], kept, rates, utterances)
         collection.results.setdefault(upstream, {})[task] = result
         collection.counted.update(kept)
+        for path in kept:
+            card = cards[path]
+            if card.updates is not None and card.updates < card.steps:
+                collection.problems.append(
+                    f"{what}: the training of {name(path)} was stopped after {card.updates:,} of {card.steps:,} updates."
+                )
     return collection
 
 
