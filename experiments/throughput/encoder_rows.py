@@ -78,20 +78,28 @@ def measure_memory(row: str, settings: dict[str, Any], place: Place, tick: Calla
     for _ in range(settings["rounds"]):
         for name in names(place.original, settings["device"]):
             original = str(place.original) if place.original else None
-            request = json.dumps({"name": name, "original": original, **settings})
+            request = json.dumps({**settings, "name": name, "original": original})
             command = [sys.executable, "-W", "ignore", "-m", "experiments.throughput.encoder_rows", request]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise UserError(f"{row}: {name} failed: {done.stderr.strip().splitlines()[-1]}")
+                raise UserError(f"{row}: {name} failed: {why_ended(done)}")
             values.setdefault(name, []).append(float(done.stdout.splitlines()[-1]))
             tick()
     peers = [name for name in values if name not in (OURS, PLAIN, COMPILED)]
     return Result(row, settings, "GiB", values, OURS, peers)
 
 
+def why_ended(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a failed process wrote; one that was killed, as where memory runs out, says nothing."""
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said and done.returncode > 0 else f"its process was ended by signal {-done.returncode}"
+
+
 def probe(request: dict[str, Any]) -> float:
     """In a process of its own: build an encoder, warm it up on a second of audio, run one step; GiB it added."""
     training, device, bf16 = request["training"], request["device"], request["precision"] == "bf16"
+    if request.get("threads"):
+        torch.set_num_threads(request["threads"])
     original = Path(request["original"]) if request["original"] else None
     contender = build(request["name"], request["size"], device, training, original, _chance(request))
     waveforms = _waveforms(request)
