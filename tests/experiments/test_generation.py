@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -142,3 +143,15 @@ def test_a_folder_that_cannot_be_used_is_refused_before_any_training(
         ended.value.code == f"run.py: {table}: has no column seconds; it needs path, speaker, language, text, seconds"
     )
     assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_encoders_beside_each_other_have_equal_updates(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rows import pretrain
+
+    (tmp_path / "config.yaml").write_text("trainer: {max_steps: 3800}\n")
+    made = []
+    monkeypatch.setattr(subprocess, "run", lambda words, check: made.append(words))
+    with pytest.raises(UserError, match="has 3800 updates, the encoder beside it would have 1000; give --updates 3800"):
+        pretrain(tmp_path / "out", 1000, tmp_path, "mini")
+    assert pretrain(tmp_path / "out", 1000, tmp_path, "mini", ["full"]) == {"pre-trained": tmp_path} and not made
+    assert len(pretrain(tmp_path / "out", 3800, tmp_path, "mini")) == 2 and len(made) == 1
