@@ -158,6 +158,16 @@ def test_rows_take_the_clock_that_they_name(main, clock: str, tmp_path: Path, mo
     assert len(seen) == 1 + 1 + 1 + 7 and set(seen) == {CLOCKS[clock]}
 
 
+def test_memory_counts_what_the_preparation_keeps(main, monkeypatch: pytest.MonkeyPatch):
+    from experiments.throughput import encoder_rows
+
+    monkeypatch.setattr(encoder_rows, "peak_added", lambda step, device: 1.0)
+    settings = {"training": False, "device": "cpu", "precision": "fp32", "size": "tiny", "batch": 1, "seconds": 1.0}
+    request = {**settings, "dropout": 0.0, "original": None}
+    added = {name: encoder_rows.probe({**request, "name": name}) for name in ("ours", "ours, as loaded")}
+    assert added["ours"] > added["ours, as loaded"] == 1.0
+
+
 def test_a_killed_process_of_a_memory_row_is_named(main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *words, **options: killed)
