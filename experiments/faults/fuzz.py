@@ -26,7 +26,10 @@ def main() -> int:
     arguments = parser.parse_args()
     doors = [door for door in DOORS if not arguments.door or door.name.startswith(tuple(arguments.door))]
     if arguments.only is not None:
-        doors = [door for door in DOORS if door.name == arguments.door[0]]
+        doors = [door for door in DOORS if [door.name] == arguments.door]
+    if not doors:
+        named = "one whole name" if arguments.only is not None else "beginnings of names"
+        parser.error(f"no door: --door takes {named} of {', '.join(door.name for door in DOORS)}")
     with tempfile.TemporaryDirectory() as work:
         fuzzer = Fuzzer(doors, Path(work), MAKE)
         if arguments.only is not None:

@@ -1,12 +1,13 @@
 """Corpora of real voices for tests alone: dialogues and mixtures cut from recordings of single speakers.
 
-`--speech` is a folder with `manifest.csv` (path, speaker, language, text) and the recordings. Turns are known by construction:
-where a clip lies, from its first to its last loud frame. Nothing is rated, transcribed or annotated here.
+`--speech` is a folder with `manifest.csv` (path, speaker, language, text, seconds) and the recordings. Turns are known by
+construction: where a clip lies, from its first to its last loud frame. Nothing is rated, transcribed or annotated here.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -30,6 +31,7 @@ FRAME = SAMPLE_RATE // 100
 QUIET_DB = 35.0  # below the loud frames of a clip, its 90th percentile, from where its ends count as silence
 CLIP = (1.5, 8.0)  # seconds of the clips that are used
 LIMITS = (25.0, 40.0)  # seconds of a dialogue
+COLUMNS = ("path", "speaker", "language", "text", "seconds")
 SPLITS = ("train", "valid", "test")  # of which only the test is used; `TaskData` looks for all three
 
 
@@ -56,10 +58,21 @@ def spoken(waveform: np.ndarray) -> tuple[float, float]:
     return int(loud[0]) * FRAME / SAMPLE_RATE, (int(loud[-1]) + 1) * FRAME / SAMPLE_RATE
 
 
+def identity(speech: Path) -> str:
+    """Changes with the table of a folder of recordings, and with the names of its noises."""
+    noises = [path.name for path in sorted((speech / "noise").glob("*.flac"))]
+    return hashlib.sha256((speech / "manifest.csv").read_bytes() + "\n".join(noises).encode()).hexdigest()
+
+
 def read_clips(speech: Path, rng: np.random.Generator) -> dict[str, list[Clip]]:
     """Speaker -> clips of usable length in random order; at least two speakers."""
-    with (speech / "manifest.csv").open(encoding="utf-8", newline="") as file:
+    manifest = speech / "manifest.csv"
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: no such file; --speech is a folder of recordings with this table")
+    with manifest.open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
+    if missing := [name for name in COLUMNS if table and name not in table[0]]:
+        raise UserError(f"{manifest}: has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     clips: dict[str, list[Clip]] = {}
     for row in table:
         if not CLIP[0] <= float(row["seconds"]) <= CLIP[1]:
@@ -129,23 +142,28 @@ def spelled(clip: Clip) -> bool:
     return clip.language.startswith("en") and bool(words) and set(words) <= {*LETTERS, " "}
 
 
-def kept_or_written(place: Path, name: str, source: str, count: int, seed: int, made: Iterable[Utterance]) -> Corpus:
+def kept_or_written(
+    place: Path, name: str, source: str, count: int, seed: int, speech: Path, made: Iterable[Utterance]
+) -> Corpus:
     """The corpus in a folder, or a new one whose test is all utterances; the other splits, which `TaskData` looks for, hold two.
 
     Raises:
-        UserError: the corpus that is there has another number of utterances than `count`.
+        UserError: the corpus that is there has another number of utterances than `count`, or is of another `speech`.
     """
+    of = identity(speech)
     if (place / "corpus.json").is_file():
         there = Corpus.open(place)
     else:
         utterances = list(made)
-        writer = CorpusWriter(place, name, "that of the recordings", {"recipe": source, "seed": seed})
+        writer = CorpusWriter(place, name, "that of the recordings", {"recipe": source, "seed": seed, "speech": of})
         for split in SPLITS:
             writer.write_split(split, utterances if split == "test" else utterances[:2])
         speakers = {name for each in utterances for name in each.meta.get("speakers", [each.meta.get("speaker")])}
         there = writer.finish({"speakers": sorted(speakers)})
     if (held := len(there.split("test").keys)) != count:
         raise UserError(f"{place}: holds {held} recordings, not {count}; give --real {held}, or another --out")
+    if there.body["source"].get("speech", of) != of:  # older versions have not kept it
+        raise UserError(f"{place}: was made of other recordings than those of {speech}; give another --out")
     return there
 
 
@@ -186,6 +204,6 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, Corpus
     if len(writable[reader]) > 1:
         parts["ts_asr"] = recognisable
     return {
-        name: kept_or_written(out / name, f"real voices/{name}", "full_stack_speakers", count, seed, made())
+        name: kept_or_written(out / name, f"real voices/{name}", "full_stack_speakers", count, seed, speech, made())
         for name, made in parts.items()
     }

@@ -13,6 +13,7 @@ from wavlm_lightning.reports.cards import CARD_NAME, ResultCard, metric_text, sc
 from wavlm_lightning.reports.tables import MISSING, Table, metric_title, text_table
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_json
+from wavlm_lightning.system.run_folder import read_run_config
 from wavlm_lightning.workflows.demo.stages import RECIPE
 from wavlm_lightning.workflows.fit.head_runs import RECORD, HeadRun, run_heads
 from wavlm_lightning.workflows.recipe.chain import chain
@@ -36,8 +37,16 @@ def pretrain(
         encoder: a run that is there, in place of the first.
         size: of the corpora; that of the demo's recipe unless it is `tiny`.
         names: the variants, keys of `ENCODERS`.
+
+    Raises:
+        UserError: `encoder` was trained for another number of updates than what is made beside it.
     """
     missing = [name for name in names if encoder is None or name != next(iter(ENCODERS))]
+    trainer = read_run_config(encoder).get("trainer") if encoder is not None and missing else None
+    if trainer and (had := trainer.get("max_steps", updates)) != updates:
+        raise UserError(
+            f"{encoder} has {had} updates, the encoder beside it would have {updates}; give --updates {had}"
+        )
     if missing:
         options = ["--recipe", RECIPE, "--steps", updates, "--seeds", 1, "--variants", *missing, "--tasks"]
         options += ["--size", size] if size == "tiny" else []

@@ -15,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from real_voices import make
+import numpy as np
+from real_voices import make, read_clips
 from rows import ORACLE, RANDOM, Cards, failed, figures, pretrain, test_heads, write_csv
 
 from wavlm_lightning.reports.tables import duration
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.superb import run_superb
 
 ROWS = {RANDOM: "random weights", "fbank": "FBANK"}
@@ -51,6 +53,8 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     tasks = arguments.tasks or list(TASKS)
+    if arguments.speech is not None:  # refused now, not after the training
+        read_clips(arguments.speech, np.random.default_rng(0))
     seconds, begin = {}, time.monotonic()
 
     def passed(stage: str) -> None:
@@ -91,4 +95,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

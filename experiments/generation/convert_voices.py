@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from real_voices import Clip, read_clips
+from real_voices import Clip, identity, read_clips
 
 from wavlm_lightning.audio import encode_flac, load_mono
 from wavlm_lightning.metrics.speech.judges import can_judge, install_judge, voice_of, voice_vector
@@ -19,6 +19,7 @@ from wavlm_lightning.reports.examples import FOLDER, MOST, Example, read_example
 from wavlm_lightning.reports.page import Heading, Page, Paragraph, Sounds
 from wavlm_lightning.reports.runs.sounds import sound_block
 from wavlm_lightning.reports.tables import Table, text_table
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
 from wavlm_lightning.workflows.convert import convert_recordings
 from wavlm_lightning.workflows.fit.head_runs import files_named
@@ -39,8 +40,17 @@ class Way(NamedTuple):
 
 
 def ways(speech: Path, count: int, seed: int = 0) -> list[Way]:
-    """Both ways between the first two speakers; `count` clips each."""
+    """Both ways between the first two speakers; `count` clips each.
+
+    Raises:
+        UserError: there are too few clips of one of them.
+    """
     clips = read_clips(speech, np.random.default_rng(seed))
+    for speaker in sorted(clips)[:2]:
+        if (held := len(clips[speaker])) <= KEPT_APART:
+            raise UserError(
+                f"{speech}: {held} usable clips of {speaker}; conversions need more than {KEPT_APART} of a voice"
+            )
     found = []
     for source, target in zip(sorted(clips)[:2], sorted(clips)[1::-1], strict=True):
         (own, said), (judged, rest) = (
@@ -67,10 +77,10 @@ def sound_of(wave: np.ndarray) -> bytes:
     return encode_flac(np.clip(wave, -1.0, 1.0))
 
 
-def convert(way: Way, run: Path | str, out: Path) -> list[np.ndarray]:
-    """Conversions in order; those that this run made before stay."""
+def convert(way: Way, run: Path | str, out: Path, speech: str) -> list[np.ndarray]:
+    """Conversions in order; those that this run made before, of the recordings with this `identity`, stay."""
     done = out / f"converted-{len(way.said)}"
-    made_by = json.dumps(files_named([str(run)]))
+    made_by = json.dumps({**files_named([str(run)]), "speech": speech})
     if not (done / "done").is_file() or (done / "done").read_text(encoding="utf-8") != made_by:
         said, voice = write_clips(out / "said", way.said), write_clips(out / "voice", way.voice)
         shutil.rmtree(done, ignore_errors=True)
@@ -91,11 +101,11 @@ def convert_all(speech: Path, out: Path, runs: Mapping[str, Path | str], count: 
     """
     body: list[list[str]] = []
     blocks: list[Paragraph | Sounds] = []
-    judge = can_judge("similarity")
+    judge, of = can_judge("similarity"), identity(speech)
     for way in ways(speech, count):
         title = f"{way.source} in the voice of {way.target}"
         place = out / f"{way.source}-{way.target}"
-        answers = {row: convert(way, run, place / row.replace(" ", "_")) for row, run in runs.items()}
+        answers = {row: convert(way, run, place / row.replace(" ", "_"), of) for row, run in runs.items()}
         known = {"of the target": way.judged, "of the source": way.own}
         centres = {
             name: voice_of([clip.waveform for clip in clips]) if judge else None for name, clips in known.items()

@@ -74,7 +74,7 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[s
     The same clips and noises at every ratio, in turn from each speaker.
 
     Raises:
-        UserError: a corpus that is there has another number of utterances.
+        UserError: a corpus that is there has another number of utterances, or is of another `speech`.
     """
     rng = np.random.default_rng(seed)
     clips = read_clips(speech, rng)
@@ -88,7 +88,7 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[s
 
     def corpus(condition: str, name: str, utterances: list[Utterance]) -> None:
         place = out / condition.replace(" ", "_") / name
-        made = kept_or_written(place, f"real sounds/{name}", "generation", count, seed, utterances)
+        made = kept_or_written(place, f"real sounds/{name}", "generation", count, seed, speech, utterances)
         found.setdefault(condition, {})[name] = made
 
     for ratio in RATIOS_DB:

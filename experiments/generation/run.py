@@ -23,13 +23,14 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "full_stack_speakers"))
 
-from convert_voices import convert_all  # noqa: E402
-from real_sounds import make  # noqa: E402
+from convert_voices import convert_all, ways  # noqa: E402
+from real_sounds import make, read_noises  # noqa: E402
 from rows import ENCODERS, RANDOM, Cards, conditions, failed, figures, pretrain, test_heads, write_csv  # noqa: E402
 
 from wavlm_lightning.data.corpus import Corpus  # noqa: E402
 from wavlm_lightning.reports.cards import metric_text, scale  # noqa: E402
 from wavlm_lightning.reports.tables import Table, duration, metric_title, text_table  # noqa: E402
+from wavlm_lightning.system.errors import UserError  # noqa: E402
 from wavlm_lightning.workflows.report import write_report  # noqa: E402
 from wavlm_lightning.workflows.superb import run_superb  # noqa: E402
 from wavlm_lightning.workflows.superb.benchmark import Board  # noqa: E402
@@ -166,6 +167,10 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    if arguments.speech is not None:  # refused now, not after the training
+        read_noises(arguments.speech)
+        if set(arguments.tasks) & {*PARTS["voice"][0]}:
+            ways(arguments.speech, arguments.real)
     seconds, begin = {}, time.monotonic()
 
     def passed(stage: str) -> None:
@@ -199,6 +204,7 @@ def main() -> None:
             files = [with_seed(task, seed, out / "seeds") for task in again for seed in SEEDS]
             repeated = run_superb(upstreams, suite / "corpus", out / f"{part}-seeds", files, **more)
             failures += repeated.failures
+            parts[f"{part}, further seeds"] = repeated.cards
             tables["Seeds"] = spread(board.cards, repeated.cards)
             passed(f"{part}, further seeds")
         if part == "voice" and (judge := board.folders.get(("pr", next(iter(encoders))))) is not None:
@@ -209,6 +215,7 @@ def main() -> None:
             options = ["--model.content", str(judge)]
             conversions, missing = test_heads(out / "judged", suite, heard, own, arguments.jobs, options)
             failures += missing
+            parts[f"{part}, one recogniser"] = conversions
             tables[f"Content, by the recogniser on {next(iter(encoders))}"] = understood(conversions)
             passed("voice, one recogniser")
         if arguments.speech is not None:
@@ -250,4 +257,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -2,7 +2,7 @@
 
     python experiments/real_audio/run.py --speech ../shared/speech --superb runs/superb_mini --out runs/real_audio
 
-`--speech` is a folder with `manifest.csv` (path, speaker, language, text) and the recordings; `--superb` is what
+`--speech` is a folder with `manifest.csv` (path, speaker, language, text, seconds) and the recordings; `--superb` is what
 `experiments/superb_mini/run.sh` left. ASR and KS heads are applied as they are; for SID and QbE, which are about the
 speakers and terms of a corpus, a corpus of the real recordings is made and the same configurations run on it.
 """
@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from wavlm_lightning.audio import load_mono
-from wavlm_lightning.data.corpus import CorpusWriter
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.mini.keywords import UNKNOWN, WORDS
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import Cell, Table
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 from wavlm_lightning.workflows.predict.head import open_head
 from wavlm_lightning.workflows.predict.recordings import predict_files
@@ -40,9 +43,24 @@ def utterance(speech: Path, row: dict[str, str], **meta: object) -> Utterance:
     return Utterance(key, load_mono(speech / row["path"]), {"speaker": row["speaker"], "text": row["text"], **meta})
 
 
+def source(speech: Path) -> dict[str, str]:
+    """How a corpus is made, and of which recordings."""
+    return {"recipe": "real_audio", "speech": hashlib.sha256((speech / "manifest.csv").read_bytes()).hexdigest()}
+
+
+def is_made(place: Path, speech: Path) -> bool:
+    """Whether a corpus is there; a `UserError` if it is of other recordings (older versions have not kept of which)."""
+    if not (place / "corpus.json").is_file():
+        return False
+    wanted = source(speech)
+    if {**wanted, **Corpus.open(place).body["source"]} != wanted:
+        raise UserError(f"{place}: was made of other recordings than those of {speech}; give another --out")
+    return True
+
+
 def make_sid(speech: Path, rows: list[dict[str, str]], out: Path) -> None:
     """Two voices, a tenth of the clips of each for validation and three tenths for test."""
-    writer = CorpusWriter(out, "real/sid", "see its README", {"recipe": "real_audio"})
+    writer = CorpusWriter(out, "real/sid", "see its README", source(speech))
     for split, places in (("train", range(6)), ("valid", (6,)), ("test", (7, 8, 9))):
         writer.write_split(split, (utterance(speech, row) for i, row in enumerate(rows) if i % 10 in places))
     writer.finish({"speakers": sorted({row["speaker"] for row in rows})})
@@ -58,7 +76,7 @@ def make_qbe(speech: Path, rows: list[dict[str, str]], out: Path) -> tuple[int, 
         if len(term.split()) in (1, 2) and len(term) >= SHORTEST_TERM and any(f" {term} " in text for text in texts):
             queries.append((row, term))
     terms = sorted({term for _, term in queries})
-    writer = CorpusWriter(out, "real/qbe", "see its README", {"recipe": "real_audio"})
+    writer = CorpusWriter(out, "real/qbe", "see its README", source(speech))
     writer.write_split(
         "documents",
         (
@@ -96,12 +114,16 @@ def main() -> None:
     rows = list(csv.DictReader((speech / "manifest.csv").open(newline="")))
     rows = [row for row in rows if (speech / row["path"]).is_file() and "noise" not in row["path"]]
     english = [row for row in rows if row["language"].startswith("en")]
-    if not (out / "sid" / "corpus.json").is_file():
+    folders = sorted(path.parent.parent for path in arguments.superb.glob("*/asr/card.json"))
+    if not folders:
+        raise UserError(
+            f"{arguments.superb}: no folder in it has asr/card.json; experiments/superb_mini/run.sh makes them"
+        )
+    if not is_made(out / "sid", speech):
         make_sid(speech, rows, out / "sid")
-    if not (out / "qbe" / "corpus.json").is_file():
+    if not is_made(out / "qbe", speech):
         print("QbE: {} queries, {} documents".format(*make_qbe(speech, english, out / "qbe")))
 
-    folders = sorted(path.parent.parent for path in arguments.superb.glob("*/asr/card.json"))
     table = []
     spoken = [row for row in english if not re.search(r"[\d\[\]()]", row["text"]) and len(words(row["text"])) > 0]
     single = [row for row in english if len(words(row["text"]).split()) == 1 and float(row["seconds"]) <= 1.0]
@@ -152,4 +174,7 @@ def paths(speech: Path, rows: list[dict[str, str]]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

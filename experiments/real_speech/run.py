@@ -106,11 +106,20 @@ def pretrain(out: Path) -> None:
     if not (out / "pretrain_seconds.json").is_file():
         options = ["--data.corpus", out / "all", "--data.noise_corpus", out / "noise", "--data.min_seconds", 1.0]
         options += ["--model.mixing.noise_probability", 0.1, "--trainer.default_root_dir", out / "pretrain"]
-        if (out / "pretrain" / "checkpoints" / "last.ckpt").is_file():
-            options += ["--ckpt_path", "last"]
+        resumed = (out / "pretrain" / "checkpoints" / "last.ckpt").is_file()
+        options += ["--ckpt_path", "last"] if resumed else []
         begin = time.perf_counter()
         wavlm("fit", "-c", "configs/pretrain/tiny_waveform.yaml", *options)
-        (out / "pretrain_seconds.json").write_text(json.dumps(round(time.perf_counter() - begin)))
+        record = {"seconds": round(time.perf_counter() - begin), "resumed": resumed}
+        (out / "pretrain_seconds.json").write_text(json.dumps(record))
+
+
+def pretraining_time(out: Path) -> str:
+    """What `pretrain` took; where it went on after an interruption, only the end is known."""
+    record = json.loads((out / "pretrain_seconds.json").read_text())
+    if isinstance(record, int):  # of older versions, which did not keep whether it had been interrupted
+        return f"{record} s"
+    return f"{record['seconds']} s" + (" since it was interrupted" if record["resumed"] else "")
 
 
 def heads(out: Path, demo: Path) -> dict[tuple[str, str], HeadRun]:
@@ -155,7 +164,7 @@ def report(out: Path, runs: dict[tuple[str, str], HeadRun], here: Path) -> None:
     lines = [
         f"masked accuracy on held-out real utterances: {100 * accuracy:.1f} %, always guessing the commonest label "
         f"{100 * majority:.1f} %, ratio {accuracy / majority:.1f}",
-        f"pre-training: {json.loads((out / 'pretrain_seconds.json').read_text())} s",
+        f"pre-training: {pretraining_time(out)}",
         "",
     ]
     labels = list(dict.fromkeys(label for _, label in runs))

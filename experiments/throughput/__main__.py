@@ -12,9 +12,12 @@ from typing import Any
 from experiments.throughput.catalogue import ROWS, Row
 from experiments.throughput.results import Place, ResultFile, read_results
 from experiments.throughput.table import render
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.config import PRESETS, SAMPLE_RATE
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 
+CHANGES = ("size", "batch", "precision", "dropout", "device")  # options of this command that are settings of rows
 GROUPS = {"goals": lambda row: row.must is not None and row.device != "cuda", "gpu": lambda row: row.device == "cuda"}
 
 
@@ -69,11 +72,13 @@ def _measure(arguments: argparse.Namespace) -> int:
     import torch
 
     warnings.simplefilter("ignore")
-    if arguments.rounds < 1:
-        raise UserError(f"--rounds {arguments.rounds}: at least 1")
+    _check(arguments, torch.cuda.is_available())
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     chosen = select(arguments.rows, torch.cuda.is_available())
+    for name in (*CHANGES, "seconds"):
+        if getattr(arguments, name) is not None and not any(name in row.settings for _, row in chosen):
+            raise UserError(f"--{name}: changes nothing in {', '.join(name for name, _ in chosen)}; leave it out")
     file = ResultFile(arguments.out, arguments.resume)
     for name, row in chosen:
         for settings in variations(row, arguments):
@@ -84,6 +89,19 @@ def _measure(arguments: argparse.Namespace) -> int:
             file.add(result, str(settings.get("device", "cpu")))
     print(render(list(file.results.values())))
     return 0
+
+
+def _check(arguments: argparse.Namespace, gpu: bool) -> None:
+    for name, least in (("rounds", 1), ("threads", 1), ("batch", 1), ("dropout", 0)):
+        if (value := getattr(arguments, name)) is not None and value < least:
+            raise UserError(f"--{name} {value}: at least {least}")
+    if arguments.size is not None and arguments.size not in PRESETS:
+        raise UserError(f"--size {arguments.size}: no such preset; there are {', '.join(PRESETS)}")
+    for seconds in arguments.seconds or []:
+        if seconds * SAMPLE_RATE < WavLMConfig.preset(arguments.size or "base").receptive_field:
+            raise UserError(f"--seconds {seconds:g}: shorter than a frame; give more")
+    if arguments.device == "cuda" and not gpu:
+        raise UserError("--device cuda: this machine has no CUDA GPU")
 
 
 def select(patterns: list[str], gpu: bool) -> list[tuple[str, Row]]:
@@ -111,14 +129,14 @@ def select(patterns: list[str], gpu: bool) -> list[tuple[str, Row]]:
 
 def variations(row: Row, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The settings of a row, changed as the command line says, once for each length."""
-    settings = dict(row.settings, rounds=arguments.rounds, clock=arguments.clock)
-    settings["device"] = row.device
-    if "size" in settings:
-        for name in ("size", "batch", "precision", "dropout", "device"):
-            if getattr(arguments, name) is not None:
-                settings[name] = getattr(arguments, name)
+    settings = {"device": row.device, **row.settings, "rounds": arguments.rounds, "clock": arguments.clock}
+    for name in CHANGES:  # only what the row obeys: the table says them all
+        if name in row.settings and getattr(arguments, name) is not None:
+            settings[name] = getattr(arguments, name)
     if arguments.threads:
         settings["threads"] = arguments.threads
+    if arguments.original and row.original:  # measured without it, the row lacks a peer
+        settings["original"] = True
     lengths = arguments.seconds if arguments.seconds and "seconds" in settings else [settings.get("seconds")]
     return [settings | ({} if length is None else {"seconds": length}) for length in lengths]
 

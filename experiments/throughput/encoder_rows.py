@@ -18,9 +18,10 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.encoder.cpu.linear_timing import onednn_gains
+from wavlm_lightning.encoder.cpu.weight_cache import held
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.peak_memory import peak_added
+from wavlm_lightning.system.peak_memory import GIB, peak_added
 from wavlm_lightning.system.timing import time_side_by_side
 
 TOLERANCE = 1e-4
@@ -73,25 +74,39 @@ def time_encoder(row: str, settings: dict[str, Any], place: Place, tick: Callabl
 
 
 def measure_memory(row: str, settings: dict[str, Any], place: Place, tick: Callable[[], object]) -> Result:
-    """What one step adds at its peak, each encoder in a fresh process; arguments as for `time_encoder`."""
+    """What one step adds at its peak, and what ours keeps from its preparation, each encoder in a fresh process.
+
+    Arguments as for `time_encoder`.
+    """
     values: dict[str, list[float]] = {}
     for _ in range(settings["rounds"]):
         for name in names(place.original, settings["device"]):
             original = str(place.original) if place.original else None
-            request = json.dumps({"name": name, "original": original, **settings})
+            request = json.dumps({**settings, "name": name, "original": original})
             command = [sys.executable, "-W", "ignore", "-m", "experiments.throughput.encoder_rows", request]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise UserError(f"{row}: {name} failed: {done.stderr.strip().splitlines()[-1]}")
+                raise UserError(f"{row}: {name} failed: {why_ended(done)}")
             values.setdefault(name, []).append(float(done.stdout.splitlines()[-1]))
             tick()
     peers = [name for name in values if name not in (OURS, PLAIN, COMPILED)]
     return Result(row, settings, "GiB", values, OURS, peers)
 
 
+def why_ended(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a failed process wrote; one that was killed, as where memory runs out, says nothing."""
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said and done.returncode > 0 else f"its process was ended by signal {-done.returncode}"
+
+
 def probe(request: dict[str, Any]) -> float:
-    """In a process of its own: build an encoder, warm it up on a second of audio, run one step; GiB it added."""
+    """In a process of its own: build an encoder, warm it up on a second of audio, run one step; GiB added to its weights.
+
+    Copies of weights that `prepare_for_inference` made are no weights of the model: without them ours would be slower.
+    """
     training, device, bf16 = request["training"], request["device"], request["precision"] == "bf16"
+    if request.get("threads"):
+        torch.set_num_threads(request["threads"])
     original = Path(request["original"]) if request["original"] else None
     contender = build(request["name"], request["size"], device, training, original, _chance(request))
     waveforms = _waveforms(request)
@@ -99,7 +114,7 @@ def probe(request: dict[str, Any]) -> float:
     run(waveforms[:1, :SAMPLE_RATE].clone(), bf16)
     contender.module.zero_grad(set_to_none=True)
     gc.collect()
-    return peak_added(lambda: run(waveforms, bf16), device)
+    return held(contender.module.parameters()) / GIB + peak_added(lambda: run(waveforms, bf16), device)
 
 
 def _chance(settings: dict[str, Any]) -> dict[str, float]:

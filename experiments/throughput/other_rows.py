@@ -13,7 +13,7 @@ from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import MetricValue, ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF, board_verdict, superb_table
-from wavlm_lightning.system.timing import time_side_by_side
+from wavlm_lightning.system.timing import CLOCKS, time_side_by_side
 
 
 def time_search(row: str, settings: dict[str, Any], place: Place, tick: Callable[[], object]) -> Result:
@@ -28,9 +28,10 @@ def time_search(row: str, settings: dict[str, Any], place: Place, tick: Callable
     from experiments.throughput.term_search.run import compare
 
     sizes = {name: settings[name] for name in ("dim", "query_frames", "document_frames")}
-    found = compare(cores=1, rounds=settings["rounds"], peer_pairs=settings["pairs"], **sizes)
+    clock = CLOCKS[settings["clock"]]
+    found = compare(cores=1, rounds=settings["rounds"], peer_pairs=settings["pairs"], clock=clock, **sizes)
     tick()
-    seconds = {name: [1.0 / rate] for name, rate in found["pairs_per_second"].items()}
+    seconds = {name: [1.0 / rate for rate in rates] for name, rates in found["rates"].items()}
     peers = [name for name in seconds if not name.startswith("ours")]
     notes = {"ratio, lowest, highest": found["ratio"], "largest difference of costs": found["difference"]}
     return Result(row, settings, "s", seconds, "ours", peers, {"pairs": 1.0}, notes=notes)

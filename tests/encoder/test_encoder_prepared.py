@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.encoder.cpu.inference_prep import norm_parameters
-from wavlm_lightning.encoder.cpu.weight_cache import kept
+from wavlm_lightning.encoder.cpu.weight_cache import held, kept
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +103,13 @@ def test_bf16_and_autocast_go_on_as_without():
     prepared = copy.deepcopy(plain).prepare_for_inference(packed=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(prepared(waveforms).hidden, plain(waveforms).hidden)
+
+
+def test_the_memory_of_the_copies_is_known():
+    encoder = make("base")
+    assert held(encoder.parameters()) == 0
+    without = held(encoder.prepare_for_inference(packed=False).parameters())
+    packed = held(encoder.prepare_for_inference(packed=True).parameters())
+    linear = sum(weight.numel() * weight.element_size() for weight in encoder.encoder.linear_weights())
+    assert without > 0 and packed == without + linear
+    assert held(encoder.train().parameters()) == 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import soundfile
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,8 +26,15 @@ def make(monkeypatch: pytest.MonkeyPatch):
     from real_sounds import make
 
     yield make
-    for name in ("real_sounds", "real_voices"):
+    for name in ("real_sounds", "real_voices", "rows", "convert_voices"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def convert_voices(make, monkeypatch: pytest.MonkeyPatch):
+    import convert_voices
+
+    return convert_voices
 
 
 @pytest.fixture
@@ -75,3 +86,72 @@ def test_real_sounds_have_the_ratios_of_their_conditions(make, speech: Path, tmp
     assert {name: corpus.sha256 for part in again.values() for name, corpus in part.items()} == {
         name: corpus.sha256 for part in found.values() for name, corpus in part.items()
     }
+
+
+def other_texts(speech: Path) -> None:
+    table = speech / "manifest.csv"
+    table.write_text(table.read_text().replace("ann 1", "ann one"))
+
+
+def test_corpora_of_other_recordings_are_refused(make, speech: Path, tmp_path: Path):
+    made = make(speech, tmp_path / "out", 4)
+    other_texts(speech)
+    with pytest.raises(UserError, match="made of other recordings than those of"):
+        make(speech, tmp_path / "out", 4)
+    for corpora in made.values():  # as older versions wrote them
+        for corpus in corpora.values():
+            body = json.loads((corpus.directory / "corpus.json").read_text())
+            del body["source"]["speech"]
+            (corpus.directory / "corpus.json").write_text(json.dumps(body))
+    assert set(make(speech, tmp_path / "out", 4)) == set(made)
+
+
+def test_conversions_of_other_recordings_are_made_again(convert_voices, speech: Path, tmp_path: Path, monkeypatch):
+    made = []
+
+    def convert(run, said, voice, out, audio_format):
+        made.append(run)
+        out.mkdir(parents=True)
+        for path in said:
+            (out / path.name).write_bytes(path.read_bytes())
+            yield path
+
+    with pytest.raises(UserError, match="3 usable clips of ann; conversions need more than 20 of a voice"):
+        convert_voices.convert_all(speech, tmp_path / "out", {}, 2)
+    monkeypatch.setattr(convert_voices, "KEPT_APART", 1)
+    monkeypatch.setattr(convert_voices, "MOST", 1)
+    monkeypatch.setattr(convert_voices, "can_judge", lambda name: False)
+    monkeypatch.setattr(convert_voices, "convert_recordings", convert)
+    for _ in range(2):
+        convert_voices.convert_all(speech, tmp_path / "out", {"a vocoder": "runs/vocoder"}, 2)
+    assert made == ["runs/vocoder"] * 2  # both ways, once
+    other_texts(speech)
+    convert_voices.convert_all(speech, tmp_path / "out", {"a vocoder": "runs/vocoder"}, 2)
+    assert made == ["runs/vocoder"] * 4
+
+
+@pytest.mark.parametrize("experiment", ["full_stack_speakers", "generation"])
+def test_a_folder_that_cannot_be_used_is_refused_before_any_training(
+    make, experiment: str, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    table = speech / "manifest.csv"
+    table.write_text(table.read_text().replace("seconds", "length"))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path / "out"), "--speech", str(speech)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "experiments" / experiment / "run.py"), run_name="__main__")
+    assert (
+        ended.value.code == f"run.py: {table}: has no column seconds; it needs path, speaker, language, text, seconds"
+    )
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_encoders_beside_each_other_have_equal_updates(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rows import pretrain
+
+    (tmp_path / "config.yaml").write_text("trainer: {max_steps: 3800}\n")
+    made = []
+    monkeypatch.setattr(subprocess, "run", lambda words, check: made.append(words))
+    with pytest.raises(UserError, match="has 3800 updates, the encoder beside it would have 1000; give --updates 3800"):
+        pretrain(tmp_path / "out", 1000, tmp_path, "mini")
+    assert pretrain(tmp_path / "out", 1000, tmp_path, "mini", ["full"]) == {"pre-trained": tmp_path} and not made
+    assert len(pretrain(tmp_path / "out", 3800, tmp_path, "mini")) == 2 and len(made) == 1

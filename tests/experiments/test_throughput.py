@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,10 +93,98 @@ def test_fine_tuning_rows(main, tmp_path: Path):
         assert all(value > 0 for values in result["values"].values() for value in values)
 
 
+def settings_of(words: list[str]) -> dict[str, list[dict]]:
+    from experiments.throughput.__main__ import _parser, select, variations
+
+    arguments = _parser().parse_args(words)
+    return {name: variations(row, arguments) for name, row in select(arguments.rows, gpu=True)}
+
+
+def test_a_row_has_only_the_settings_that_it_obeys(main):
+    rows = ["training-fp32", "pretraining-step", "downstream-step", "learning-rates", "pooled-cache", "search"]
+    words = [*rows, "--precision", "bf16", "--dropout", "0.1", "--device", "cuda", "--batch", "3"]
+    found = {name: settings for name, (settings,) in settings_of(words).items()}
+    obeyed = ("precision", "dropout", "batch", "device")
+    assert {name: tuple(each.get(key) for key in obeyed) for name, each in found.items()} == {
+        "training-fp32": ("bf16", 0.1, 3, "cuda"),
+        "pretraining-step": ("bf16", None, 3, "cuda"),
+        "downstream-step": (None, None, 3, "cuda"),
+        "learning-rates": (None, None, 3, "cuda"),
+        "pooled-cache": (None, None, None, "cpu"),
+        "search": (None, None, None, "cpu"),
+    }
+
+
+def test_a_row_without_the_original_is_measured_again_with_it(main, tmp_path: Path):
+    from experiments.throughput.results import Result, ResultFile
+
+    file = ResultFile(tmp_path / "results.json", resume=False)
+    for name, (settings,) in settings_of(["training-fp32", "search"]).items():
+        file.add(Result(name, settings, "s", {"ours": [1.0]}, "ours", []), "cpu")
+    again = ResultFile(tmp_path / "results.json", resume=True)
+    held = settings_of(["training-fp32", "search", "--original", "unilm"]).items()
+    assert [again.holds(name, settings) for name, (settings,) in held] == [False, True]
+
+
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_rows_take_the_clock_that_they_name(main, clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from experiments.throughput import downstream_rows
+    from experiments.throughput.many_heads import run as many_heads
+    from experiments.throughput.other_rows import time_search
+    from experiments.throughput.results import Place
+    from experiments.throughput.term_search import run as term_search
+    from wavlm_lightning.system.timing import CLOCKS
+
+    seen = []
+
+    def compare(**settings):
+        seen.append(settings["clock"])
+        return {"rates": {"ours": [4.0, 2.0], "peer": [1.0, 1.0]}, "ratio": {}, "difference": 0.0}
+
+    def seconds(model, arguments, time_of):
+        seen.append(time_of)
+        return float(arguments.updates)
+
+    monkeypatch.setattr(term_search, "compare", compare)
+    monkeypatch.setattr(many_heads, "seconds", seconds)
+    monkeypatch.setattr(downstream_rows, "mini", lambda work, name: argparse.Namespace(directory=work / name))
+    place, shared = Place(tmp_path), {"rounds": 1, "clock": clock}
+    sizes = {"dim": 2, "query_frames": 2, "document_frames": 3, "pairs": 1}
+    result = time_search("search", {**sizes, **shared}, place, lambda: None)
+    assert result.values["ours"] == [0.25, 0.5] and result.rounds.ratio("ours", "peer") == 3.0
+    rates = {"size": "tiny", "batch": 2, "updates": 3, "device": "cpu"}
+    result = downstream_rows.time_rates("learning-rates", {**rates, **shared}, place, lambda: None)
+    assert result.values == {"ours, at once": [3.0], "seven runs": [21.0]}
+    assert len(seen) == 1 + 1 + 1 + 7 and set(seen) == {CLOCKS[clock]}
+
+
+def test_memory_counts_what_the_preparation_keeps(main, monkeypatch: pytest.MonkeyPatch):
+    from experiments.throughput import encoder_rows
+
+    monkeypatch.setattr(encoder_rows, "peak_added", lambda step, device: 1.0)
+    settings = {"training": False, "device": "cpu", "precision": "fp32", "size": "tiny", "batch": 1, "seconds": 1.0}
+    request = {**settings, "dropout": 0.0, "original": None}
+    added = {name: encoder_rows.probe({**request, "name": name}) for name in ("ours", "ours, as loaded")}
+    assert added["ours"] > added["ours, as loaded"] == 1.0
+
+
+def test_a_killed_process_of_a_memory_row_is_named(main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *words, **options: killed)
+    for row in ("training-memory", "fine-tuning-memory"):
+        assert main([row, "--rounds", "1", "--out", str(tmp_path / "results.json")]) == 2
+        assert f"{row}: ours failed: its process was ended by signal 9" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["no-such-row"], "no row 'no-such-row'"),
+        (["search", "learning-rates", "--precision", "bf16"], "--precision: changes nothing in learning-rates, search"),
+        (["inference-fp32", "--threads", "0"], "--threads 0"),
+        (["inference-fp32", "--batch", "0"], "--batch 0"),
+        (["inference-fp32", "--size", "huge"], "--size huge"),
+        (["inference-fp32", "--seconds", "0.01"], "--seconds 0.01: shorter than a frame"),
         (["report", "--rounds", "0"], "--rounds 0"),
         (["--table", "missing.json"], "missing.json"),
         (["pretraining-step", "--size", "tiny", "--seconds", "1"], "--size tiny"),

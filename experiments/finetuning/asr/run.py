@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
-import shutil
 import subprocess
+import sys
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.fit.head_runs import HeadRun
+from wavlm_lightning.workflows.fit.ownership import resumption
+
 HERE = Path(__file__).parent
 TUNED = "configs/finetune/asr_mini.yaml"
+ENCODER = "runs/demo/pretrain"  # that of the configuration
 FROZEN = ["--model.upstream.fine_tuning.from_update", "1000000"]  # the head alone, under the same masks
 AT_ONCE = ["--model.upstream.fine_tuning.from_update", "0"]
 RANDOM = ["--model.upstream.source", "random:tiny_wide"]
@@ -41,7 +48,7 @@ PUNCTUATION = set('.,;:!?¡¿"-–—…()')
 APOSTROPHES = {"’": "'", "`": "'", "´": "'"}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/finetuning/asr"))
     parser.add_argument("--corpus", choices=CORPORA, default="mini")
@@ -53,7 +60,7 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=20.0)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="of the trained encoder and its head")
     parser.add_argument("--trials", type=int, default=20, help="sets of weights of the n-gram, searched on validation")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     given.out = given.out / given.corpus
     corpus = Path("runs/demo/corpus/pr") if given.corpus == "mini" else real(given, CORPORA[given.corpus])
     model = given.out / "lm.arpa"
@@ -70,14 +77,17 @@ def main() -> None:
 
 
 def real(given: argparse.Namespace, language: str | None) -> Path:
-    """The corpus of one language of a folder of recordings; made on the first call.
+    """The corpus of one language of a folder of recordings; made on the first call, after which --speech may be left out.
 
     Text: upper case, apostrophes kept, other punctuation removed. A text with any further character (digits, brackets with
     signs) leaves its recording out, and so does a length of more than 15 s. There is one voice a language, so that train and
     test share it.
     """
-    corpus = given.out / "corpus"
-    if (corpus / "corpus.json").is_file():
+    corpus, manifest = given.out / "corpus", given.out / "manifest.csv"
+    made = (corpus / "corpus.json").is_file()
+    if given.speech is None:
+        if not made:
+            raise UserError(f"--corpus {given.corpus} needs --speech, a folder of recordings with manifest.csv")
         return corpus
     given.out.mkdir(parents=True, exist_ok=True)
     kept, dropped, long = [], 0, 0
@@ -98,11 +108,17 @@ def real(given: argparse.Namespace, language: str | None) -> Path:
     print(
         f"{given.corpus}: {len(kept)} recordings, {dropped} left out because of their text, {long} because of their length"
     )
-    manifest = given.out / "manifest.csv"
-    with manifest.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(kept[0]))
-        writer.writeheader()
-        writer.writerows(kept)
+    if not kept:
+        raise UserError(f"{given.speech / 'manifest.csv'}: no usable recording of {language}")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(kept[0]))
+    writer.writeheader()
+    writer.writerows(kept)
+    if made:
+        if manifest.read_bytes() != text.getvalue().encode():
+            raise UserError(f"{corpus} was made of other recordings than those of {given.speech}; choose another --out")
+        return corpus
+    manifest.write_bytes(text.getvalue().encode())
     held = ["--valid", "0.1", "--test", "0.15", "--split-by", "file"]
     words = ["prepare", "folder", str(given.speech), "--manifest", str(manifest), "--out", str(corpus), *held]
     subprocess.run(["wavlm", *words], check=True)
@@ -112,8 +128,6 @@ def real(given: argparse.Namespace, language: str | None) -> Path:
 def one(given: argparse.Namespace, corpus: Path, model: Path, row: str, minutes: float, seed: int) -> None:
     """Fit one row, search the weights of the n-gram on validation, and test."""
     folder = given.out / f"{row.replace(', ', '-').replace(' ', '-')}-{minutes:g}min-{given.steps}-{seed}"
-    if (folder / "card.json").is_file():
-        return
     options = ["-c", TUNED, "--model.learning_rate", f"{given.learning_rate:g}", *ROWS[row]]
     options += ["--data.corpus", str(corpus), "--data.train_seconds", f"{60 * minutes:g}"]
     options += ["--trainer.max_steps", str(given.steps), "--data.batch_seconds", str(given.batch_seconds)]
@@ -122,12 +136,15 @@ def one(given: argparse.Namespace, corpus: Path, model: Path, row: str, minutes:
     options += ["--trainer.callbacks", "null"]  # every row trains as long
     if given.corpus != "mini":
         options += ["--model.alphabet", "corpus"]
-    best = folder / "checkpoints" / "best.ckpt"
+    # Everything that the card depends on, also what the name of the folder does not say.
+    hears = [ENCODER] if row.startswith("pre-trained") else []
+    run = HeadRun(folder, [*options, *hears, str(model), "--trials", str(given.trials)])
+    run.check()
+    if run.is_done:
+        return
+    run.begin()
     if not (folder / "language_model.yaml").is_file():
-        resumed = ["--ckpt_path", "last"] if best.with_name("last.ckpt").is_file() else []
-        if not resumed:  # interrupted before its first checkpoint
-            shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run(["wavlm", "fit", *options, *resumed], check=True)
+        subprocess.run(["wavlm", "fit", *options, *resumption(folder)], check=True)
         tune = ["lm", "tune", str(folder), "--lm", str(model), "--trials", str(given.trials)]
         subprocess.run(["wavlm", *tune], check=True)
     second = ["--model.language_model", str(folder / "language_model.yaml")]
@@ -156,4 +173,7 @@ def table(out: Path, corpus: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -4,8 +4,8 @@
 # Arguments: the tasks (default: er ic sf sid).
 set -euo pipefail
 [ $# -gt 0 ] || set -- er ic sf sid
-[ -d runs/mini/er ] || wavlm prepare mini --out runs/mini --datasets er ic sf sid
 for name in "$@"; do
+    [ -f "runs/mini/$name/corpus.json" ] || wavlm prepare mini --out runs/mini --datasets "$name"
     updates=300
     [ "$name" = sf ] && updates=500
     for row in fine-tuned frozen random; do

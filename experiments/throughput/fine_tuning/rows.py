@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.throughput.encoder_rows import why_ended
 from experiments.throughput.encoders import OURS, PLAIN, TORCHAUDIO, TRANSFORMERS, precision
 from experiments.throughput.results import Place, Result
 from wavlm_lightning.data.batch import Targets, Waveforms
@@ -112,7 +113,7 @@ def measure_memory(row: str, settings: dict[str, Any], place: Place, tick: Calla
             command = [sys.executable, "-W", "ignore", "-m", "experiments.throughput.fine_tuning.rows", request]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise UserError(f"{row}: {name} failed: {done.stderr.strip().splitlines()[-1]}")
+                raise UserError(f"{row}: {name} failed: {why_ended(done)}")
             values.setdefault(name, []).append(float(done.stdout.splitlines()[-1]))
             tick()
     return Result(row, settings, "GiB", values, OURS, [TRANSFORMERS, TORCHAUDIO])
@@ -121,6 +122,8 @@ def measure_memory(row: str, settings: dict[str, Any], place: Place, tick: Calla
 def probe(request: dict[str, Any]) -> float:
     """In a process of its own: an update on a second of audio, which makes the moments of Adam, then GiB that one adds."""
     bf16, (waveforms, labels) = request["precision"] == "bf16", inputs_of(request)
+    if request.get("threads"):
+        torch.set_num_threads(request["threads"])
     contender = build(request["name"], request)
     contender.step(waveforms[:1, :SAMPLE_RATE].clone(), labels[:1, : LETTERS_A_SECOND // 2].clone(), bf16)
     contender.module.zero_grad(set_to_none=True)

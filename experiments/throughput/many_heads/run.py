@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 
 import lightning.pytorch as pl
 import torch
@@ -19,12 +20,14 @@ RATES = [10.0**-k for k in range(1, 8)]
 TASKS: dict[str, type[Task]] = {"pr": PhonemeRecognition, "sf": SlotFilling}
 
 
-def seconds(model: pl.LightningModule, arguments: argparse.Namespace) -> float:
+def seconds(
+    model: pl.LightningModule, arguments: argparse.Namespace, clock: Callable[[], float] | None = None
+) -> float:
     """How long a fit takes: updates, one validation at the end, logging; without checkpoints.
 
-    On a CPU, seconds of the process' CPU time, which do not mind who else uses the machine; on a GPU, wall time.
+    By default, on a CPU, seconds of the process' CPU time, which do not mind who else uses the machine; on a GPU, wall time.
     """
-    clock = time.perf_counter if arguments.accelerator == "cuda" else time.process_time
+    clock = clock or (time.perf_counter if arguments.accelerator == "cuda" else time.process_time)
     data = TaskData(arguments.corpus, batch_size=arguments.batch_size)
     trainer = pl.Trainer(
         accelerator=arguments.accelerator,

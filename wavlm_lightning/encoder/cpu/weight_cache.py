@@ -40,6 +40,13 @@ def kept(purpose: str, parameters: Sequence[Tensor]) -> Any | None:
     return value if stamps is not None and stamps == _stamps(parameters) else None
 
 
+def held(parameters: Iterable[Tensor]) -> int:
+    """Bytes of all values, tensors or tuples of them, that are stored under these parameters."""
+    entries = [value for parameter in parameters for _, value in _kept.get(parameter, {}).values()]
+    tensors = [tensor for value in entries for tensor in (value if isinstance(value, tuple) else (value,))]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def forget(parameters: Iterable[Tensor]) -> None:
     """Drop all values stored under these parameters, whatever their purpose."""
     for parameter in parameters:
