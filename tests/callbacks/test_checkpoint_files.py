@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import resource
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from quiet import quiet_trainer
 
-from wavlm_lightning.callbacks.checkpoints import Newest, WholeFiles, best, kept, with_whole_files
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, WholeFiles, best, kept, with_whole_files
 from wavlm_lightning.callbacks.joint_heads import BestOfHead
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
@@ -177,3 +179,68 @@ def test_checkpoints_of_older_versions_know_these_callbacks(tmp_path):
     assert [each.state_key for each in own] == [each.state_key for each in plain]
     assert Newest(tmp_path, 5).state_key.startswith("Newest{")
     assert BestOfHead(tmp_path, "b", KeywordSpotting(Fbank())).state_key.startswith("BestOfHead{")
+
+
+class Written:
+    """The checkpoints that a run writes: name, updates, batches of the epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.all: list[tuple[str, int, int]] = []
+        write = ModelCheckpoint._save_checkpoint
+
+        def noted(callback: ModelCheckpoint, trainer: pl.Trainer, path: str) -> None:
+            batches = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            self.all.append((Path(path).stem, trainer.global_step, batches))
+            write(callback, trainer, path)
+
+        monkeypatch.setattr(ModelCheckpoint, "_save_checkpoint", noted)
+
+
+def accumulating(folder: Path, steps: int, ckpt_path: Path | None = None, callbacks=(), every: int = 2) -> None:
+    """Epochs of six batches, two to an update, and a validation after every third batch."""
+    trainer = quiet_trainer(
+        max_steps=steps,
+        accumulate_grad_batches=every,
+        limit_train_batches=6,
+        limit_val_batches=1,
+        val_check_interval=3,
+        check_val_every_n_epoch=None,
+        callbacks=[*callbacks, kept(folder, 1, 9), Newest(folder, 1)],
+    )
+    trainer.fit(BoringModel(), ckpt_path=ckpt_path, weights_only=True)
+
+
+def test_no_checkpoint_is_of_the_middle_of_an_update(tmp_path, monkeypatch):
+    """It would lack the gradients of the batches that it counts as heard: not at a validation, not where a run goes on."""
+    written = Written(monkeypatch)
+    accumulating(tmp_path, 4)
+    accumulating(tmp_path, 5, tmp_path / "last.ckpt")
+    assert {batches for _, _, batches in written.all} == {2, 4, 6}
+    assert [(name, step) for name, step, _ in written.all if name.startswith("update")] == [
+        (f"update-{step}", step) for step in range(1, 6)
+    ]
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_checkpoint_at_the_end_of_an_epoch_is_kept(tmp_path, every):
+    accumulating(tmp_path, 7, every=every)
+    assert sorted(path.name for path in tmp_path.glob("update-*")) == [f"update-{step}.ckpt" for step in range(1, 8)]
+    if every == 1:  # a validation follows it, and is made up where a run goes on from here
+        state = torch.load(tmp_path / "update-3.ckpt", weights_only=True)["callbacks"]
+        assert next(value for key, value in state.items() if key.startswith("Newest"))["awaits_validation"]
+
+
+class Asks(pl.Callback):
+    """Presses Ctrl-C in the first validation, which is in the middle of an update."""
+
+    def on_validation_batch_start(self, *_: object) -> None:
+        if not getattr(self, "asked", False):
+            self.asked = True
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_stop_in_a_validation_in_the_middle_of_an_update_waits_for_it(tmp_path, monkeypatch):
+    written = Written(monkeypatch)
+    with pytest.raises(SystemExit):
+        accumulating(tmp_path, 6, callbacks=[Asks(), StopBetweenUpdates()])
+    assert written.all[-1] == ("last", 2, 4)

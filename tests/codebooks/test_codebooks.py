@@ -328,13 +328,47 @@ def test_command_line(tiny, tmp_path, capsys):
     assert "PNMI" in capsys.readouterr().out
     assert main(apply) == 0
     assert "0 shards labelled now" in capsys.readouterr().out
-    assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "9", "--restarts", "1", "--out", str(book)]) == 0
-    assert main(apply) == 2
+    other = tmp_path / "other"
+    assert (
+        main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "9", "--restarts", "1", "--out", str(other)]) == 0
+    )
+    assert main(["codebook", "apply", str(other), *apply[3:]]) == 2
     assert "labels of another codebook" in capsys.readouterr().err
     few = ["--clusters", "8", "--restarts", "1", "--share", "0.5", "--out", str(tmp_path / "few")]
     assert main(["codebook", "fit", str(tmp_path / "c"), *few]) == 0
     assert "of 5 of 10 utterances" in capsys.readouterr().out
+    few[-1] = str(tmp_path / "fewer")
     assert main(["codebook", "fit", str(tmp_path / "c"), *few, "--memory", "1e-4"]) == 0
     assert "5 utterances were wanted; a larger --memory holds more of them" in capsys.readouterr().out
-    assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "10000000", "--out", str(book)]) == 2
-    assert "cannot make 10000000 clusters" in capsys.readouterr().err
+    assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "60000", "--out", str(tmp_path / "many")]) == 2
+    assert "cannot make 60000 clusters" in capsys.readouterr().err
+
+
+def test_a_codebook_is_not_written_over_by_another(tiny, tmp_path, capsys, monkeypatch):
+    """Without it no further corpus gets the labels of a run; the same command again does no harm."""
+    book, corpus = tmp_path / "book", str(tiny / "pretrain")
+    fit = ["codebook", "fit", corpus, "--jobs", "1", "--out", str(book)]
+    assert main([*fit, "--clusters", "8", "--restarts", "1"]) == 0
+    before = {path: path.read_bytes() for path in book.iterdir()}
+    assert main([*fit, "--clusters", "8", "--restarts", "1"]) == 0
+    assert main([*fit, "--clusters", "8", "--restarts", "2"]) == 2  # known when it is made
+    assert "holds another codebook (not the same sha256), which labels may be of" in capsys.readouterr().err
+    assert main(["codebook", "phones", corpus, "--out", str(book)]) == 2
+    assert "holds another codebook" in capsys.readouterr().err
+    monkeypatch.setattr("wavlm_lightning.workflows.codebook.fit_and_hold", None)  # before hours of features
+    for other, what in {"--clusters 9": "size", "--clusters 8 --features context": "features"}.items():
+        assert main([*fit, *other.split()]) == 2
+        assert f"holds another codebook (not the same {what}), which" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in book.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [["--clusters", "0"], ["--clusters", "70000"], ["--restarts", "0"]])
+def test_impossible_numbers_are_refused_before_features(tiny, tmp_path, capsys, options):
+    command = ["codebook", "fit", str(tiny / "pretrain"), "--out", str(tmp_path / "book"), *options]
+    try:
+        status = main(command)
+    except SystemExit as end:  # from argparse
+        status = end.code
+    said = capsys.readouterr().err
+    assert status == 2 and ("whole number of 1 or more" in said or "--clusters 70000: labels are numbers of 16" in said)
+    assert not (tmp_path / "book").exists()

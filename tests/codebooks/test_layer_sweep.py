@@ -112,7 +112,7 @@ def test_a_sweep_without_times_says_so(tiny, encoder, monkeypatch):
     [
         (["--layers", "top"], "give all, last-third, or numbers"),
         (["--layers", "9"], "layers 0 to 3, not 9"),
-        (["--clusters", "99999"], "cannot make 99999 clusters"),
+        (["--clusters", "60000"], "cannot make 60000 clusters"),
         (["--alignments", "none"], "no finished alignments here"),
         (["--share", "0"], "must be above 0"),
     ],

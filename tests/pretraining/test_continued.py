@@ -14,7 +14,7 @@ from ranks import ended, start
 from test_pretraining_runs import codebooks, data, fit, module
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.pretraining import MaskedPrediction
+from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
 from wavlm_lightning.system.errors import UserError
 
 
@@ -60,6 +60,50 @@ def test_a_head_goes_with_its_codebook_and_its_objectives(tiny, stopped, tmp_pat
     module().encoder.save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="no pre-training head there"):
         module(encoder=str(tmp_path / "bare"), encoder_overrides=None, keep_head=True).build(codebooks(source))
+
+
+def save(run: WavLMPretraining, folder: Path) -> None:
+    """The newest checkpoint of a run in `folder`."""
+    checkpoint = {"state_dict": run.state_dict(), "global_step": 1}
+    run.on_save_checkpoint(checkpoint)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+
+
+def test_a_head_goes_with_the_labels_of_each_objective(tiny, tmp_path):
+    """Two codebooks of one size: nothing but their hashes tells the objectives apart."""
+    books = {"first": {"size": 20, "sha256": "a"}, "second": {"size": 20, "sha256": "b"}}
+
+    def of(*labels: str | None, **changes) -> WavLMPretraining:
+        objectives = [MaskedPrediction(final_dim=16, labels=each) for each in labels]
+        return module(objectives=objectives, **changes)
+
+    run = of(None, "second")
+    run.build(books)
+    save(run, tmp_path)
+    assert main(["export", str(tmp_path), str(tmp_path / "exported")]) == 0
+    for source in (tmp_path, tmp_path / "exported"):
+        kept = {"encoder": str(source), "encoder_overrides": None, "keep_head": True}
+        of("first", "second", **kept).build(books)
+        for labels, wrong in ((("second", "first"), "0, 1"), ((None, None), "1")):
+            with pytest.raises(UserError, match=rf"objectives {wrong} \(counted from 0\) predict other labels"):
+                of(*labels, **kept).build(books)
+
+
+def test_the_head_of_a_run_is_as_new_as_its_encoder(tiny, tmp_path):
+    """Also where an older state of the run was exported into its own folder."""
+    run = module()
+    run.build({"labels": {"size": 20, "sha256": "a"}})
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            run.objectives[0].codewords.fill_(value)
+            run.encoder.masked_spec_embed.fill_(value)
+        save(run, tmp_path)
+        if value == 1.0:
+            assert main(["export", str(tmp_path), str(tmp_path)]) == 0
+    on = module(encoder=str(tmp_path), encoder_overrides=None, keep_head=True)
+    on.build({"labels": {"size": 20, "sha256": "a"}})
+    assert on.encoder.masked_spec_embed.unique().tolist() == on.objectives[0].codewords.unique().tolist() == [2.0]
 
 
 @pytest.mark.slow

@@ -144,6 +144,22 @@ def test_resume_with_accumulation_is_exact(tiny, tmp_path):
         assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
 
 
+def test_a_checkpoint_of_the_middle_of_an_update_says_so(tiny, tmp_path, capsys):
+    """`best.ckpt` of a validation that does not wait for the update."""
+    every = {"accumulate_grad_batches": 3, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    saver = ModelCheckpoint(tmp_path, filename="{step}", monitor="valid/loss", save_top_k=-1)
+    fit(module(), data(tiny, batch_seconds=2.5), 2, callbacks=[saver], **every)
+    assert "note: this checkpoint" not in capsys.readouterr().err
+    fit(module(), data(tiny, batch_seconds=2.5), 2, tmp_path / "step=1.ckpt", **every)
+    assert "in the middle of an update, whose first 1 of 3 batches are left out now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, 0.02, float("nan")])
+def test_a_crop_holds_a_frame(tiny, seconds):
+    with pytest.raises(UserError, match=r"data\.max_seconds must be at least 0\.025 s"):
+        data(tiny, max_seconds=seconds)
+
+
 def test_resume_with_other_batches_is_refused(tiny, tmp_path):
     saver = ModelCheckpoint(tmp_path, filename="x", every_n_train_steps=2)
     fit(module(), data(tiny), 2, callbacks=[saver])

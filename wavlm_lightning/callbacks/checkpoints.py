@@ -32,6 +32,9 @@ class RunCheckpoint(ModelCheckpoint):
     Lightning forgets the best value where the folder has another path than in the checkpoint, so that any first validation
     replaces the best file. Here the value and the paths stay if the files are in the folder now (it was moved, copied, or
     mounted elsewhere). If they are not, the run branches off into a new folder, which has no best file yet.
+
+    After batches it is written between two updates alone. Lightning would write it after the first batch of a resumed run, too,
+    and a checkpoint does not hold the gradients of an update that has begun.
     """
 
     @property
@@ -42,6 +45,10 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._strategy = trainer.strategy
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        if _whole_updates(trainer):
+            super().on_train_batch_end(trainer, *arguments, **further)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict.get("dirpath", self.dirpath) != self.dirpath:
@@ -127,8 +134,9 @@ class Newest(RunCheckpoint):
         if trainer.sanity_checking:
             return
         # A checkpoint written just before this validation, by this process or the one before, holds the old state of `best`.
+        # In the middle of an update it was written before the batches that come again, and this validation with them.
         again = self._made_up or self._last_global_step_saved == trainer.global_step
-        if again:
+        if again and _whole_updates(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
@@ -154,6 +162,27 @@ class Newest(RunCheckpoint):
             rank_zero_warn("nothing was validated, so there is no best.ckpt; test or predict with --ckpt_path last")
 
 
+class Kept(RunCheckpoint):
+    """Writes one checkpoint after each `every_n_train_steps` updates.
+
+    Lightning takes the number of the update, by which the newest are known, for a metric of a validation, and waits for one where
+    an epoch ends: that checkpoint would be left out, or be one of a later batch.
+    """
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(Kept.__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        due = trainer.global_step % self._every_n_train_steps == 0
+        if not due or not _whole_updates(trainer) or self._should_skip_saving_checkpoint(trainer):
+            return
+        for each in trainer.checkpoint_callbacks:
+            if isinstance(each, Newest):  # its own turn comes afterwards
+                each.awaits_validation = _validation_follows(trainer)
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
     """A callback that keeps the checkpoint with the smallest (mode `min`) or largest (`max`) metric as `best.ckpt`."""
     return RunCheckpoint(folder, filename=BEST, monitor=monitor, mode=mode, **ONE_FILE)
@@ -161,7 +190,7 @@ def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
 
 def kept(folder: Path, every: int, number: int) -> ModelCheckpoint:
     """A callback that keeps the newest `number` checkpoints, one after each `every` updates, as `update-STEP.ckpt`."""
-    return RunCheckpoint(
+    return Kept(
         folder,
         filename="update-{step}",
         monitor="step",
@@ -195,9 +224,13 @@ def _has_validation(trainer: pl.Trainer) -> bool:
 
 
 def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:
-    """Whether the weights are those of a whole number of updates."""
-    if isinstance(exception, KeyboardInterrupt):  # a second Ctrl-C, perhaps in the middle of an optimiser step
-        return False
+    """Whether the weights are those of a whole number of updates, and nothing of the next one is done."""
+    # A second Ctrl-C, perhaps in the middle of an optimiser step.
+    return not isinstance(exception, KeyboardInterrupt) and _whole_updates(trainer)
+
+
+def _whole_updates(trainer: pl.Trainer) -> bool:
+    """Whether the batches so far make whole updates, so that no gradients wait for further batches."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return done % trainer.accumulate_grad_batches == 0 or done == trainer.num_training_batches
 
@@ -206,7 +239,8 @@ class StopBetweenUpdates(pl.Callback):
     """Ctrl-C or SIGTERM ends the run after the current update, so that it resumes exactly; a second signal ends it at once.
 
     During a validation, which changes no weights, one process stops at once and several after the current batch; the
-    validation is made up when the run is resumed.
+    validation is made up when the run is resumed. Not during one in the middle of an update (`trainer.val_check_interval` counts
+    batches), whose gradients a checkpoint does not hold.
 
     In the middle of an update some weights would be new and others old. Lightning's own handling of SIGTERM may stop
     between two epochs, from where a run resumes in the wrong place. Of several processes only one may receive the
@@ -241,12 +275,12 @@ class StopBetweenUpdates(pl.Callback):
         raise Stopped
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.at_once = trainer.world_size == 1
+        self.at_once = trainer.world_size == 1 and _whole_updates(trainer)
         if self.asked and self.at_once:
             self._stop()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        several = trainer.world_size > 1 and bool(self.before)
+        several = trainer.world_size > 1 and bool(self.before) and _whole_updates(trainer)
         if several and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self._stop()
 

@@ -20,6 +20,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import timed
 
+LARGEST = 2**16  # labels are uint16
+
 
 def extract_part(
     corpus: Corpus,
@@ -78,9 +80,16 @@ def fit_kmeans(
             features as they are.
 
     Raises:
-        UserError: the share is not above 0 and at most 1, or there are fewer frames than clusters.
+        UserError: the share is not above 0 and at most 1, a label would not fit into 16 bits, or there are fewer frames than
+            clusters.
     """
     return fit_and_hold(corpus, source, size, split, share, memory_gib, seed, restarts, jobs, keep, projection)[0]
+
+
+def check_clusters(size: int) -> None:
+    """A UserError if so many clusters are none, or have labels that do not fit into 16 bits."""
+    if not 1 <= size <= LARGEST:
+        raise UserError(f"--clusters {size}: labels are numbers of 16 bits; give 1 to {LARGEST}")
 
 
 def fit_and_hold(
@@ -97,6 +106,7 @@ def fit_and_hold(
     projection: Projection | None = None,
 ) -> tuple[Codebook, HeldFeatures]:
     """`fit_kmeans`, and the features that it saw, which `label_corpus` need not compute again."""
+    check_clusters(size)
     draw = draw_sample(corpus, source, split, share, memory_gib, seed, None if projection is None else projection.dim)
     if (total := int(draw.frames.sum())) < size:
         raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import LayerStack
-from wavlm_lightning.codebooks.kmeans import cluster, described_fit, draw_sample
+from wavlm_lightning.codebooks.kmeans import check_clusters, cluster, described_fit, draw_sample
 from wavlm_lightning.codebooks.quality import OWN, quality_of, timed_phones
 from wavlm_lightning.codebooks.usage import LabelUsage
 from wavlm_lightning.data.corpus import Corpus
@@ -121,8 +121,10 @@ def sweep_layers(
         jobs: processes that extract features; None chooses.
 
     Raises:
-        UserError: the share is impossible, there are fewer frames than clusters, or no such alignments.
+        UserError: the share or the number of clusters is impossible, there are fewer frames than clusters, or no such
+            alignments.
     """
+    check_clusters(clusters)
     phones = list(timed_phones(corpus, split, alignments))  # first: a missing set is said before hours of features
     draw = draw_sample(corpus, source, fit_split, share, memory_gib, seed)
     if (total := int(draw.frames.sum())) < clusters:

@@ -6,12 +6,9 @@ import numpy as np
 
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.kmeans import described_fit, draw_sample
+from wavlm_lightning.codebooks.kmeans import check_clusters, described_fit, draw_sample
 from wavlm_lightning.codebooks.projection import Projection, fit_map, statistics_sample
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.system.errors import UserError
-
-LARGEST = 2**16  # labels are uint16
 
 
 def fit_random_codes(
@@ -46,8 +43,7 @@ def fit_random_codes(
     Raises:
         UserError: the share or the number of outputs is impossible, or a label would not fit into 16 bits.
     """
-    if not 1 <= size <= LARGEST:
-        raise UserError(f"--clusters {size}: labels are numbers of 16 bits; give 1 to {LARGEST}")
+    check_clusters(size)
     draw = statistics_sample(draw_sample(corpus, source, split, share, memory_gib, seed), memory_gib)
     through = fit_map(projection, draw, seed, jobs, keep=None)
     codes = np.random.default_rng([seed, 2]).normal(size=(size, through.dim))

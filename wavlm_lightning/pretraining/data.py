@@ -106,6 +106,10 @@ class PretrainingData(ResumableData):
         self.labels = [labels] if isinstance(labels, str) else list(labels or [])
         self.train_split, self.valid_split = train_split, valid_split
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
+        if not max_seconds >= SHORTEST / SAMPLE_RATE:
+            raise UserError(
+                f"data.max_seconds must be at least {SHORTEST / SAMPLE_RATE:g} s, a frame of the encoder, not {max_seconds:g}"
+            )
         if shuffle_shards < 1:
             raise UserError(f"data.shuffle_shards must be 1 or more, not {shuffle_shards}")
         if not 0 < noise_clips <= 1:

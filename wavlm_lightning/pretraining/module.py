@@ -21,7 +21,7 @@ from wavlm_lightning.encoder.visible_frames import VisibleFrames
 from wavlm_lightning.pretraining.contract import served_to
 from wavlm_lightning.pretraining.copies import Decoders, MaskedCopies
 from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops
-from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
+from wavlm_lightning.pretraining.head_file import PREDICTED, TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, WARMUP, NormalisedUpdates
@@ -176,7 +176,13 @@ class WavLMPretraining(NormalisedUpdates):
         if self.encoder.config.feature_grad_mult == 0:
             self.encoder.feature_extractor.requires_grad_(False)  # otherwise DDP waits for its gradients
         if self.keep_head:
-            take_head(self.objectives, self.decoders, Path(self.source), codebooks)
+            take_head(self.objectives, self.decoders, Path(self.source), codebooks, self._predicted())
+
+    def _predicted(self) -> list[str | None]:
+        """The hash of the codebook that each objective predicts; None without one."""
+        books = self.codebooks or {}
+        names = [objective.label_set_of(list(books)) for objective in self.objectives]
+        return [None if name is None else books.get(name, {}).get("sha256") for name in names]
 
     def _layers_read(self) -> list[int]:
         """The hidden states of the main pass that the objectives read."""
@@ -221,6 +227,7 @@ class WavLMPretraining(NormalisedUpdates):
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
+        checkpoint[PREDICTED] = self._predicted()
         if seen := joined(self.encoder.labelled, *(book.get(LABELLED) for book in (self.codebooks or {}).values())):
             checkpoint[LABELLED] = seen
         checkpoint["seed"] = self.seed

@@ -22,7 +22,7 @@ from wavlm_lightning.codebooks import (
 )
 from wavlm_lightning.codebooks.extraction import HeldFeatures
 from wavlm_lightning.codebooks.job_shards import JobShard
-from wavlm_lightning.codebooks.kmeans import extract_part, fit_and_hold, remove_features
+from wavlm_lightning.codebooks.kmeans import check_clusters, extract_part, fit_and_hold, remove_features
 from wavlm_lightning.codebooks.label_files import labels_directory
 from wavlm_lightning.codebooks.labels import label_head
 from wavlm_lightning.codebooks.layer_sweep import BY_POSITION, LayerSweep, last_third, layer_by_position, sweep_layers
@@ -103,9 +103,11 @@ def fit_codebook(
         that the encoder has learned from are in `fitted["labelled"]`.
 
     Raises:
-        UserError: arguments do not fit together, the corpus or encoder cannot be used, or another process writes `out`.
+        UserError: arguments do not fit together, the corpus or encoder cannot be used, `out` holds another codebook, or another
+            process writes there.
     """
     check_output(out)
+    check_clusters(clusters)
     if apply is not None and part:
         raise UserError(
             "--apply and --part: a part makes no codebook; give --apply to the fit that comes after all parts"
@@ -145,6 +147,10 @@ def fit_codebook(
         check_output(labels, "labels")  # before hours of features
     shard = JobShard.parse(part) if part else JobShard()
     with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
+        drawn = {"split": "train", "share": 1.0, "seed": 0} | sample
+        asked = {"kind": quantiser, "size": clusters, "corpus_sha256": opened.sha256}
+        asked |= {name: drawn[name] for name in ("split", "share", "seed")}
+        _leave_another(out, **asked)  # before hours of features
         chosen: dict[str, Any] = {}
         if encoder is not None and source is None:
             layer, chosen = _choose_layer(opened, out, encoder, clusters, alignments, precision, remove_mean, sample)
@@ -153,6 +159,7 @@ def fit_codebook(
             source = ContextFeatures(rate or 50.0, 30 if context_ms is None else context_ms, mean_removed=not keep_mean)
         elif source is None:
             source = MfccFeatures(level_normalised, rate or 100.0)
+        _leave_another(out, features=source.describe())
         if part:
             return extract_part(opened, source, shard, keep, projection=projection, **sample)
         held: HeldFeatures | None = None
@@ -166,11 +173,34 @@ def fit_codebook(
         codebook.fitted.update(chosen)
         if seen:
             codebook.fitted[LABELLED] = seen
+        _leave_another(out, sha256=codebook.sha256)
         codebook.save(out)
         remove_features(keep)
         if apply is not None:
             label_corpus(opened, codebook, apply, jobs=sample.get("jobs", 1), held=held)
     return codebook
+
+
+def _leave_another(out: Path, **made: Any) -> None:
+    """Refuse to write over another codebook, without which no further corpus gets labels like those that it has made.
+
+    Args:
+        out: folder of the codebook.
+        made: what is known of the new one, under the names of `codebook.json` and of its `fitted`.
+
+    Raises:
+        UserError: a whole codebook is there, and it differs in one of them.
+    """
+    try:
+        codebook = Codebook.load(out)
+    except UserError:  # there is none, or it is damaged, and is to be made again
+        return
+    there = {**vars(codebook), **codebook.fitted, "size": codebook.size, "sha256": codebook.sha256}
+    if changed := [name for name in made if there.get(name, made[name]) != made[name]]:
+        raise UserError(
+            f"{out}: holds another codebook (not the same {', '.join(changed)}), which labels may be of; choose another --out, "
+            "or remove the folder"
+        )
 
 
 def _kind(features: str | None, encoder: str | None, of_context: dict[str, Any]) -> str:
@@ -381,12 +411,14 @@ def phone_codebook(corpus: Path | str, out: Path, alignments: str = OWN, **setti
         settings: `rate`, `positions`, `stress` and `unaligned` of `wavlm_lightning.codebooks.phones.phone_codebook`.
 
     Raises:
-        UserError: there is no such set, a setting does not fit it, or another process writes `out`.
+        UserError: there is no such set, a setting does not fit it, `out` holds another codebook, or another process writes
+            there.
     """
     check_output(out)
     opened = Corpus.open(corpus)
     with own_folder(out, "codebook phones"):
         codebook = of_phones(opened, alignments, **settings)
+        _leave_another(out, sha256=codebook.sha256)
         codebook.save(out)
     return codebook
 

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("corpus", help=WHERE)
     fit.add_argument("--out", type=Path, required=True, help="folder of the codebook")
     many = "labels (100 for MFCC and 500 for layers in HuBERT, 8192 in BEST-RQ)"
-    fit.add_argument("--clusters", type=int, default=500, help=many)
+    fit.add_argument("--clusters", type=whole, default=500, help=many)
     source = "mfcc (default), or context: log-mel with the frames around, less the utterance's mean"
     fit.add_argument("--features", choices=("mfcc", "context"), help=source)
     encoder = "cluster a layer of this encoder instead: a checkpoint, a run of pre-training, or a fine-tuned recogniser"
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--memory", type=float, metavar="GIB", dest="memory_gib", help=memory)
     at_once = "label the corpus with it at once: shards whose features the fit holds are not read again"
     fit.add_argument("--apply", metavar="NAME", help=at_once)
-    fit.add_argument("--restarts", type=int, default=20, help="initialisations of k-means (published: 20)")
+    fit.add_argument("--restarts", type=whole, default=20, help="initialisations of k-means (published: 20)")
     fit.add_argument("--seed", type=int, default=0)
     precision = "of the encoder; bf16 is faster on GPUs; `apply` uses the same as `fit`"
     fit.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning.pytorch as pl
@@ -49,6 +50,13 @@ class ResumableData(pl.LightningDataModule):
         begun = self.trainer.fit_loop.epoch_progress.current.ready
         epoch = begun - 1 if begun else position["epoch"]
         if position["batch"] < batches_taken(plan, self.trainer.limit_train_batches):
+            every = self.trainer.accumulate_grad_batches
+            if (heard := position["batch"] % every) and self.trainer.global_rank == 0:
+                print(
+                    f"note: this checkpoint is of a validation in the middle of an update, whose first {heard} of {every} "
+                    "batches are left out now, because it does not hold their gradients; --ckpt_path last goes on exactly",
+                    file=sys.stderr,
+                )
             plan.set_epoch(epoch)
             plan.begin = position["batch"]
         else:

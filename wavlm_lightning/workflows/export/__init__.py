@@ -71,7 +71,7 @@ def _export_encoder(source: Path, directory: Path, format: str, encoder_only: bo
 
         difference = write_encoder(encoder.eval(), directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the encoder"]
-    from wavlm_lightning.pretraining.head_file import forget_export, without_teachers, write_head
+    from wavlm_lightning.pretraining.head_file import PREDICTED, forget_export, without_teachers, write_head
     from wavlm_lightning.tasks.huggingface.export import check_encoder
     from wavlm_lightning.workflows.export.model_card import model_card, write_card
 
@@ -80,7 +80,8 @@ def _export_encoder(source: Path, directory: Path, format: str, encoder_only: bo
     checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" and not of_head else None
     forget_export(directory)
     if checkpoint is not None:
-        write_head(directory, without_teachers(checkpoint), checkpoint.get("codebooks", {}))
+        books, predicted = checkpoint.get("codebooks", {}), checkpoint.get(PREDICTED)
+        write_head(directory, without_teachers(checkpoint), books, predicted)
     encoder.save_pretrained(directory)
     notes = write_card(directory, model_card(directory, encoder, source, checkpoint, command))
     return [*notes, f"{directory}: {encoder.parameter_count():,} parameters"]
