@@ -1,11 +1,13 @@
 """Is it the encoder or the head? KS and SID of the demo by a converged, regularised linear classifier.
 
     python experiments/linear_probe/run.py --demo runs/demo --out runs/linear_probe
+    python experiments/linear_probe/run.py --pooling maximum                 other statistics over time than SUPERB's mean
 
 SUPERB's head of KS and SID is linear in the mean over time of the weighted sum of layers, and is trained by Adam without
 regularisation. Here logistic regression with an L2 penalty (scikit-learn) takes the same means, of each layer alone and of all
-layers side by side; penalty and scaling are chosen on validation. Needs a finished `wavlm demo`; the features are computed once
-and kept in `--out`. Prints two tables and writes every fit to `fits.csv`.
+layers side by side; penalty and scaling are chosen on validation. `--pooling` takes another statistic over time, which says
+whether the mean loses what a head could use. Needs a finished `wavlm demo`; the features are computed once and kept in `--out`.
+Prints two tables and writes every fit to `fits.csv` (`fits-POOLING.csv`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -27,7 +30,7 @@ from wavlm_lightning.reports.tables import text_table
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import import_by_path
 from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.upstreams.cache import FeatureCache
+from wavlm_lightning.upstreams.cache import FeatureCache, Level
 from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.demo.stages import RECIPE
 from wavlm_lightning.workflows.recipe.chain import chain
@@ -36,6 +39,12 @@ TASKS = {"ks": "keyword", "sid": "speaker"}  # and the field of their metadata t
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # scikit-learn's C, the inverse of the penalty
 SPLITS = ("train", "valid", "test")
 ALL = "all layers"
+# Of the hidden states of an utterance, `(layers, frames, dim)` to `(layers, statistics)`
+POOLING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda x: x.mean(1),
+    "maximum": lambda x: x.amax(1),
+    "mean+deviation": lambda x: torch.cat([x.mean(1), x.std(1)], dim=1),
+}
 
 
 class Fit(NamedTuple):
@@ -51,12 +60,13 @@ class Fit(NamedTuple):
     test: float
 
 
-def means(cache: FeatureCache, corpus: Corpus, split: str, field: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over time of every layer, `(utterances, layers, dim)`, and the class of each utterance."""
+def pooled(cache: FeatureCache, corpus: Corpus, split: str, field: str, pooling: str) -> tuple[np.ndarray, np.ndarray]:
+    """A statistic over time of every layer, `(utterances, layers, statistics)`, and the class of each utterance."""
     features, classes = [], []
     for shard in corpus.split(split).shards:
         cache.fill(shard)
-        features += [cache.read(shard, place)[:, 0].numpy() for place in range(shard.utterances)]
+        # A cache of means has one frame an utterance.
+        features += [POOLING[pooling](cache.read(shard, place).float()).numpy() for place in range(shard.utterances)]
         classes += [str(shard.meta(place)[field]) for place in range(shard.utterances)]
     return np.stack(features), np.array(classes)
 
@@ -101,6 +111,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("runs/linear_probe"))
+    parser.add_argument(
+        "--pooling", choices=list(POOLING), default="mean", help="over time; SUPERB's heads take the mean"
+    )
     parser.add_argument("--encoder", action="append", default=[], metavar="LABEL=SPEC", help="a further row")
     arguments = parser.parse_args()
     if wrong := [each for each in arguments.encoder if "=" not in each]:
@@ -112,10 +125,11 @@ def main() -> None:
         for label, specification in rows.items():
             path, options = resolve(specification)
             upstream = import_by_path(path)(**{**options, "label": label})
-            cache = FeatureCache(arguments.out / "cache", upstream.eval(), "utterance")
+            level: Level = "utterance" if arguments.pooling == "mean" else "frame"
+            cache = FeatureCache(arguments.out / "cache", upstream.eval(), level)
             for task, field in TASKS.items():
                 corpus = Corpus.open(arguments.demo / "corpus" / task)
-                whole = {split: means(cache, corpus, split, field) for split in SPLITS}
+                whole = {split: pooled(cache, corpus, split, field, arguments.pooling) for split in SPLITS}
                 layers = whole["train"][0].shape[1]
                 if task == "ks":
                     shapes += [[label, str(n), *geometry(whole["train"][0][:, n])] for n in range(layers)]
@@ -125,7 +139,9 @@ def main() -> None:
                     found += fits(task, label, ALL, {s: (x.reshape(len(x), -1), y) for s, (x, y) in whole.items()})
                 bar.update()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "fits.csv").open("w", newline="", encoding="utf-8") as file:
+    with (arguments.out / ("fits.csv" if arguments.pooling == "mean" else f"fits-{arguments.pooling}.csv")).open(
+        "w", newline="", encoding="utf-8"
+    ) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Fit._fields)
         writer.writerows([*fit[:5], *(f"{share:.2f}" for share in fit[5:])] for fit in found)
