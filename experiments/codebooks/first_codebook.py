@@ -62,7 +62,7 @@ def main() -> None:
         for clusters in options.clusters:
             random = settings.get("quantiser") is not None
             for seed in options.seeds if random else options.seeds[:1]:
-                folder = options.out / f"{len(rows):03d}"
+                folder = options.out / f"{len(rows):03d}-k{clusters}-seed{seed}-restarts{options.restarts}"
                 made = {**settings, "restarts": options.restarts, "seed": seed}
                 codebook = fit_codebook(options.corpus, folder, clusters, **made)
                 assert isinstance(codebook, Codebook), "no part was asked for"

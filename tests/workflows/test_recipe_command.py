@@ -169,6 +169,14 @@ def test_what_would_give_other_weights_is_refused(recipe, corpus, ran, capsys):
     options = ["--until", "labels/mfcc-k8", "--"]
     assert call(recipe, corpus, *options, "--model.seed", "1", "--data.num_workers", "0") == 0
     assert call(recipe, corpus, *options, "--model.seed", "1", "--data.num_workers", "1") == 0
+    # No fit has used it yet, as after one that refused a wrong option.
+    assert (
+        call(recipe, corpus, *options, "--model.seed", "3") == call(recipe, corpus, *options, "--model.seed", "1") == 0
+    )
+    assert len(ran) == 2  # codebook and labels are not made again
+    newest = corpus.parent / "out" / "first" / "checkpoints" / "last.ckpt"
+    newest.parent.mkdir(parents=True)
+    newest.touch()
     capsys.readouterr()
     assert call(recipe, corpus, *options, "--model.seed", "2") == 2
     said = capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,20 @@ class Ledger:
         settings: everything that the results depend on, as JSON values; they must equal those in the file.
         what: name of the job for messages: "recipe", "demo".
         newer: settings that a file of an older version lacks; they are added to it.
+        used_by: setting -> the beginning of the names of the stages that alone use it: it may change while none of them is done.
 
     Raises:
         UserError: the file was written with other settings.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], what: str, newer: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        what: str,
+        newer: Sequence[str] = (),
+        used_by: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.body: dict[str, Any] = {"settings": settings, "seconds": {}, "done": []}
         if path.is_file():
@@ -44,6 +52,9 @@ class Ledger:
             with reading(path, kind, remedy):
                 _check(self.body)
             before = {**{name: settings[name] for name in newer if name in settings}, **self.body["settings"]}
+            for name, stages in (used_by or {}).items():
+                if not any(done.startswith(stages) for done in self.body["done"]):
+                    before[name] = settings[name]
             if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
                 differ = "; ".join(
                     f"{name}: {one_line(str(before.get(name)), 60)}, now {settings.get(name)}" for name in changed

@@ -139,7 +139,15 @@ def _open_ledger(run: RecipeRun, stages: Sequence[RecipeStage], adopt: bool = Fa
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]
-    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning", "files", "shards"])
+    # A wrong option, which a fit refuses in its first second, must not cost the codebook and the labels before it.
+    begun = any(stage.has_checkpoint for stage in run.stages)
+    ledger = Ledger(
+        path,
+        _settings(run, corpora, noise),
+        "recipe",
+        newer=["fine-tuning", "files", "shards"],
+        used_by={} if begun else {"options of fit": "fit/"},
+    )
     ledger.compare([_of_ledger(stage) for stage in stages])
     if path.is_file() or adopt:
         return ledger
