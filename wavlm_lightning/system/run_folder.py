@@ -34,7 +34,7 @@ def is_run(path: Path) -> bool:
 
 
 def heads_inside(run: Path) -> list[Path]:
-    """The run folders of the heads of a run of several (lists, `--also`), which has no best checkpoint itself; [] of any other."""
+    """The run folders of the heads of a run of several (lists, `--also`), which has no best checkpoint itself; else none."""
     if not is_run(run) or checkpoint(run, BEST).exists():
         return []
     return sorted(path.parent for path in run.glob(f"*/{CONFIG}") if checkpoint(path.parent, BEST).exists())

@@ -61,7 +61,7 @@ from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, 
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.ownership import is_first_process, own_run_folder
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
-from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
+from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run, place_of_figures
 from wavlm_lightning.workflows.fit.seeds import adopt, settle
 
 DEFAULT_FOLDER = "runs/default"
@@ -248,6 +248,8 @@ class WavLMCLI(LightningCLI):
         root = run_root(config)
         if self.subcommand == "fit" and os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
             check_upstream_chosen(self._get(self.config, "model"), self.options, "a trial of a W&B sweep")
+        if self.subcommand == "test":
+            root = self._place_of_figures(root)
         config["default_root_dir"] = str(root)
         if self.subcommand == "fit" and self.owned is not None and not config.get("fast_dev_run"):
             self.owned.enter_context(own_run_folder(root))
@@ -304,6 +306,15 @@ class WavLMCLI(LightningCLI):
         if labels:
             check_trainer(trainer)  # before it starts processes
         return trainer
+
+    def _place_of_figures(self, root: Path) -> Path:
+        """The folder for the card of a test: the run's own result stays where other data are tested."""
+        place = place_of_figures(root, saved_content(self._parser("test"), self.config["test"]))
+        if place != root:
+            self.source = self.source or root
+            if is_first_process():
+                print(f"note: other test data than those of {root}, so the figures go to {place}", file=sys.stderr)
+        return place
 
     def _check_own_checkpoints(self) -> None:
         """Refuse to keep checkpoints of ours where a run writes others in their place; say that we write none."""
