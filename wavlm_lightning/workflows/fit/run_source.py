@@ -130,9 +130,7 @@ def _other_corpus(own: Any, now: Any) -> str:
         return now
     try:
         before, after = Corpus.open(own).sha256, Corpus.open(now).sha256
-    except (
-        UserError
-    ):  # the run's is gone, so this is where it is now; what is wrong with this one is said when it is read
+    except UserError:  # the run's is gone, so this is where it is now
         return ""
     return "" if before == after else after
 
