@@ -235,7 +235,9 @@ def _refresh_batch_norms(
     The short run has a folder in `out`, which is removed.
     """
     folder = out / STATISTICS
-    steps = ["--trainer.max_steps", str(batches), "--trainer.limit_val_batches", "0"]
+    # `max_steps` counts updates, each of which is one batch here.
+    steps = ["--trainer.max_steps", str(batches), "--trainer.accumulate_grad_batches", "1"]
+    steps += ["--trainer.limit_val_batches", "0"]
     steps += ["--trainer.default_root_dir", str(folder), "--trainer.num_sanity_val_steps", "0"]
     precision = str(config["trainer"].get("precision"))
     if PRECISIONS.get(precision, precision) == "16-mixed":
