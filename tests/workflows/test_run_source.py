@@ -16,7 +16,7 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system import command
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit.closing import result_line
-from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run, place_of_figures
+from wavlm_lightning.workflows.fit.run_source import check_surroundings, folder_of_figures, options_of_run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,8 @@ def test_figures_of_other_data_leave_those_of_the_run(run, tiny, tmp_path, capsy
         capsys.readouterr()
         assert main(["test", *words, "--data.test_split", "valid"]) == 0
         said = capsys.readouterr()
-        assert f"in {own}/test-valid/card.json" in said.out and f"the figures go to {own}/test-valid" in said.err
+        assert f"in {own}/test-valid/card.json" in said.out and "the figures go to a folder test-valid" in said.err
+        assert said.err.strip().endswith(f"next: wavlm report {own}/test-valid -o {own}/test-valid/report")
         assert ResultCard.read(own / "test-valid").corpus["split"] == "valid"
         assert {path: path.read_bytes() for path in before} == before
         shutil.rmtree(own / "test-valid")
@@ -95,8 +96,7 @@ def test_where_figures_go(run, tiny, tmp_path):
 
     def place(data: dict, **trainer) -> str:
         changed = {**content["data"], "init_args": {**content["data"]["init_args"], **data}}
-        found = place_of_figures(run, {**content, "data": changed, "trainer": {**content["trainer"], **trainer}})
-        return "" if found == run else str(found.relative_to(run))
+        return folder_of_figures(run, {**content, "data": changed, "trainer": {**content["trainer"], **trainer}})
 
     shutil.copytree(tiny / "ks", tmp_path / "ks")
     assert place({}) == place({"corpus": str(tmp_path / "ks")}) == place({"num_workers": 3}, devices=2) == ""
@@ -107,7 +107,7 @@ def test_where_figures_go(run, tiny, tmp_path):
     (tmp_path / "ks" / "corpus.json").write_text(json.dumps(body))
     other, noisy = place({"corpus": str(tmp_path / "ks")}), place({"eval_transforms": [{"class_path": "AddNoise"}]})
     assert other.startswith("test-ks-") and noisy.startswith("test-transformed-")
-    assert place_of_figures(tmp_path / "new", content) == tmp_path / "new"
+    assert folder_of_figures(tmp_path / "new", content) == ""
 
 
 def test_all_heads_of_a_run_with_a_list(tiny, tmp_path, capsys):
@@ -122,6 +122,10 @@ def test_all_heads_of_a_run_with_a_list(tiny, tmp_path, capsys):
     cards = {label: facts(tmp_path / "moved" / label) for label in labels}
     assert [cards[label]["learning_rate"] for label in labels] == [1e-2, 1e-3]
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("KS: accuracy")]) == 2
+    assert main(["test", str(tmp_path / "moved"), "--data.test_split", "valid"]) == 0
+    for label in labels:  # inside the folder of each head, so that reports take them for further tests
+        assert facts(tmp_path / "moved" / label / "test-valid")["corpus"]["split"] == "valid"
+        assert facts(tmp_path / "moved" / label) == cards[label]
     assert main(["test", str(tmp_path / "moved" / labels[1])]) == 0
     assert facts(tmp_path / "moved" / labels[1]) == cards[labels[1]]
 

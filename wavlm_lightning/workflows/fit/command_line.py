@@ -61,7 +61,7 @@ from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, 
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.ownership import is_first_process, own_run_folder
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
-from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run, place_of_figures
+from wavlm_lightning.workflows.fit.run_source import check_surroundings, folder_of_figures, options_of_run
 from wavlm_lightning.workflows.fit.seeds import adopt, settle
 
 DEFAULT_FOLDER = "runs/default"
@@ -143,6 +143,7 @@ class WavLMCLI(LightningCLI):
         # Before the base class's constructor, which parses, builds and runs.
         self.lists, self.command, self.callbacks = lists, command, list(callbacks)
         self.owned, self.source = owned, source
+        self.further = ""  # folder for figures of other test data than the run's own, inside that of the run or head
         self.options = options
         self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
@@ -248,8 +249,6 @@ class WavLMCLI(LightningCLI):
         root = run_root(config)
         if self.subcommand == "fit" and os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
             check_upstream_chosen(self._get(self.config, "model"), self.options, "a trial of a W&B sweep")
-        if self.subcommand == "test":
-            root = self._place_of_figures(root)
         config["default_root_dir"] = str(root)
         if self.subcommand == "fit" and self.owned is not None and not config.get("fast_dev_run"):
             self.owned.enter_context(own_run_folder(root))
@@ -296,7 +295,8 @@ class WavLMCLI(LightningCLI):
             callbacks.append(StepProgress())
         config["enable_model_summary"] = config.get("enable_model_summary") or False
         if self.subcommand == "test":
-            callbacks += [WriteResultCard(root, self.command), KeepExamples(root)]
+            self._note_further(root)
+            callbacks += [WriteResultCard(root, self.command, self.further), KeepExamples(root / self.further)]
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
@@ -307,14 +307,14 @@ class WavLMCLI(LightningCLI):
             check_trainer(trainer)  # before it starts processes
         return trainer
 
-    def _place_of_figures(self, root: Path) -> Path:
-        """The folder for the card of a test: the run's own result stays where other data are tested."""
-        place = place_of_figures(root, saved_content(self._parser("test"), self.config["test"]))
-        if place != root:
-            self.source = self.source or root
-            if is_first_process():
-                print(f"note: other test data than those of {root}, so the figures go to {place}", file=sys.stderr)
-        return place
+    def _note_further(self, root: Path) -> None:
+        """Keep the result of the run in `root` where other data are tested: the figures get a folder of their own."""
+        self.further = folder_of_figures(root, saved_content(self._parser("test"), self.config["test"]))
+        if self.further and is_first_process():
+            print(
+                f"note: other test data than those of {root}: the figures go to a folder {self.further}",
+                file=sys.stderr,
+            )
 
     def _check_own_checkpoints(self) -> None:
         """Refuse to keep checkpoints of ours where a run writes others in their place; say that we write none."""

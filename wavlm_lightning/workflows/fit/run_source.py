@@ -6,7 +6,7 @@
 are relative to the working directory, as in `wavlm fit`; the checkpoint is always that of RUN, which may have moved.
 
 The result of a run is that on its own test data: figures of others (another corpus or split, `data.eval_transforms`, fewer
-batches) go to a folder of their own inside RUN, see `place_of_figures`.
+batches) go to a folder of their own inside RUN, see `folder_of_figures`.
 """
 
 from __future__ import annotations
@@ -87,20 +87,20 @@ def check_surroundings(run: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def place_of_figures(run: Path, content: Mapping[str, Any]) -> Path:
-    """Where the figures of a test go: to the run folder, or to one inside it if other data are tested than the run's own.
+def folder_of_figures(run: Path, content: Mapping[str, Any]) -> str:
+    """The folder, inside that of a run or of each of its heads, for figures of other test data than its own; else empty.
 
     Args:
-        run: its folder; without a `config.yaml` it is the place.
+        run: its folder; without a `config.yaml` nothing is known of its own data.
         content: the configuration of the test, as `config.yaml` would have it.
 
     Example:
-        >>> place_of_figures(Path("runs/mos"), {"data": {"init_args": {"test_split": "known"}}})
-        PosixPath('runs/mos/test-known')
+        >>> folder_of_figures(Path("runs/mos"), {"data": {"init_args": {"test_split": "known"}}})
+        'test-known'
     """
     before = read_run_config(run)
     if not before:
-        return run
+        return ""
     own, now = (init_args(each, "data") for each in (before, content))
     limits = [str((each.get("trainer") or {}).get("limit_test_batches") or 1.0) for each in (before, content)]
     parts: list[str] = []
@@ -116,10 +116,10 @@ def place_of_figures(run: Path, content: Mapping[str, Any]) -> Path:
     if limits[0] != limits[1]:
         parts.append(f"batches-{limits[1]}")
     if not parts:
-        return run
+        return ""
     # Corpora of one name, and other transforms, have folders of their own.
     parts += [hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]] if told else []
-    return run / f"test-{re.sub(r'[^A-Za-z0-9._+-]+', '-', '-'.join(parts))}"
+    return f"test-{re.sub(r'[^A-Za-z0-9._+-]+', '-', '-'.join(parts))}"
 
 
 def _other_corpus(own: Any, now: Any) -> str:
