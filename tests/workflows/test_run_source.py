@@ -98,6 +98,9 @@ def test_where_figures_go(run, tiny, tmp_path):
         changed = {**content["data"], "init_args": {**content["data"]["init_args"], **data}}
         return folder_of_figures(run, {**content, "data": changed, "trainer": {**content["trainer"], **trainer}})
 
+    def weights(path: object) -> str:
+        return folder_of_figures(run, {**content, "ckpt_path": str(path)})
+
     shutil.copytree(tiny / "ks", tmp_path / "ks")
     assert place({}) == place({"corpus": str(tmp_path / "ks")}) == place({"num_workers": 3}, devices=2) == ""
     assert place({"corpus": "not/there"}) == place({"eval_transforms": []}, limit_test_batches=1.0) == ""
@@ -108,6 +111,9 @@ def test_where_figures_go(run, tiny, tmp_path):
     other, noisy = place({"corpus": str(tmp_path / "ks")}), place({"eval_transforms": [{"class_path": "AddNoise"}]})
     assert other.startswith("test-ks-") and noisy.startswith("test-transformed-")
     assert folder_of_figures(tmp_path / "new", content) == ""
+    assert weights("best") == weights(run / "checkpoints" / "best.ckpt") == ""
+    assert weights("last") == weights(run / "checkpoints" / "last.ckpt") == "test-last"
+    assert weights(tmp_path / "last.ckpt").startswith("test-last-")
 
 
 def test_all_heads_of_a_run_with_a_list(tiny, tmp_path, capsys):

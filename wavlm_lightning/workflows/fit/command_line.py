@@ -143,7 +143,7 @@ class WavLMCLI(LightningCLI):
         # Before the base class's constructor, which parses, builds and runs.
         self.lists, self.command, self.callbacks = lists, command, list(callbacks)
         self.owned, self.source = owned, source
-        self.further = ""  # folder for figures of other test data than the run's own, inside that of the run or head
+        self.further = ""  # folder inside that of the run or head, for figures that are not of the run's own test
         self.options = options
         self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
@@ -308,11 +308,11 @@ class WavLMCLI(LightningCLI):
         return trainer
 
     def _note_further(self, root: Path) -> None:
-        """Keep the result of the run in `root` where other data are tested: the figures get a folder of their own."""
+        """Keep the result of the run in `root` where other data or weights are tested: the figures get a folder of their own."""
         self.further = folder_of_figures(root, saved_content(self._parser("test"), self.config["test"]))
         if self.further and is_first_process():
             print(
-                f"note: other test data than those of {root}: the figures go to a folder {self.further}",
+                f"note: not the test of {root}, which has other data or weights: the figures go to a folder {self.further}",
                 file=sys.stderr,
             )
 

@@ -5,8 +5,8 @@
 `trainer.default_root_dir`, so that a result never goes to the folder that a task's configuration names. Paths in `config.yaml`
 are relative to the working directory, as in `wavlm fit`; the checkpoint is always that of RUN, which may have moved.
 
-The result of a run is that on its own test data: figures of others (another corpus or split, `data.eval_transforms`, fewer
-batches) go to a folder of their own inside RUN, see `folder_of_figures`.
+The result of a run is that of its best checkpoint on its own test data: figures of others (another corpus or split,
+`data.eval_transforms`, fewer batches, `--ckpt_path last`) go to a folder of their own inside RUN, see `folder_of_figures`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wavlm_lightning.data.remote.mirror import is_url
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.system.reading import read_json
-from wavlm_lightning.system.run_folder import BEST, CARD, CONFIG, init_args, read_run_config
+from wavlm_lightning.system.run_folder import BEST, CARD, CONFIG, LAST, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks.huggingface.reading import is_head_folder
 
 SCORING = ("validate", "test")
@@ -88,7 +88,7 @@ def check_surroundings(run: Path, config: Mapping[str, Any]) -> None:
 
 
 def folder_of_figures(run: Path, content: Mapping[str, Any]) -> str:
-    """The folder, inside that of a run or of each of its heads, for figures of other test data than its own; else empty.
+    """The folder, inside that of a run or of each of its heads, for figures of other test data or weights; empty for its own.
 
     Args:
         run: its folder; without a `config.yaml` nothing is known of its own data.
@@ -115,9 +115,14 @@ def folder_of_figures(run: Path, content: Mapping[str, Any]) -> str:
         told.append(transforms)
     if limits[0] != limits[1]:
         parts.append(f"batches-{limits[1]}")
+    asked, best = content.get("ckpt_path") or BEST, checkpoint(run, BEST)
+    if asked != BEST and best.exists() and Path(asked).resolve() != best.resolve():
+        parts.append(Path(asked).stem)
+        path = checkpoint(run, LAST) if asked == LAST else Path(asked)
+        told += [] if path.resolve().parent == best.resolve().parent else [str(path.resolve())]
     if not parts:
         return ""
-    # Corpora of one name, and other transforms, have folders of their own.
+    # Corpora of one name, other transforms and checkpoints from elsewhere have folders of their own.
     parts += [hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]] if told else []
     return f"test-{re.sub(r'[^A-Za-z0-9._+-]+', '-', '-'.join(parts))}"
 
