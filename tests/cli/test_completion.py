@@ -40,6 +40,7 @@ def script(tmp_path_factory):
         (["fit", "--model", "Keyw"], {"KeywordSpotting"}),
         (["test", "--ckpt"], {"--ckpt_path"}),
         (["fit", "--al"], {"--also"}),
+        (["fit", "--keep"], {"--keep_checkpoints"}),
         (["data", "ch"], {"check"}),
         (["prepare", "librispeech", "--o"], {"--out", "--on-error"}),
         (["new", "ta"], {"task"}),

@@ -200,6 +200,16 @@ def test_another_system_is_no_rerun_and_does_not_win_by_its_date(card, tmp_path,
     assert problem.endswith(f"and left out is {tmp_path}/second/card.json.") and "again" not in problem
 
 
+def test_a_test_of_other_weights_below_a_run_is_no_rerun(card, tmp_path):
+    """`wavlm test RUN --ckpt_path last` writes `RUN/test-last/card.json`, later than the card of the best weights."""
+    card(value=80.0, **newer(1)).write(tmp_path / "run")
+    card(value=70.0, **newer(2)).write(tmp_path / "run" / "test-last")
+    found = collected(tmp_path)
+    assert found.results["pre-trained"]["KS"].card.value == 80.0
+    left = f"and left out is {tmp_path}/run/test-last/card.json."
+    assert found.problems == [f"Further tests of a run do not count, {left}"]
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_files_of_a_suite_for_one_head_are_columns_as_in_its_table(card, tmp_path):
     spanish = {**card().corpus, "name": "es"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from same_runs import assert_same_run, options, same
@@ -169,6 +171,21 @@ def test_what_cannot_be_is_said_in_one_sentence(tiny, tmp_path, capsys):
     assert f"--also {ASR}: that asks for several heads, but WavLMPretraining is not a task" in capsys.readouterr().err
     assert main(["fit", *options(tiny, "pr"), "--allso", ASR]) == 2
     assert "did you mean 'also'?" in capsys.readouterr().err
+
+
+def test_verbs_of_one_head_name_the_heads_of_the_folder(tmp_path, capsys):
+    """The folder of the whole run has no best checkpoint, and nothing that it lacks will be made there."""
+    root, audio = tmp_path / "texts", tmp_path / "one.wav"
+    soundfile.write(audio, np.zeros(16000), 16000)
+    for folder, name in ((root, "last"), (root / "pr", "best"), (root / "asr", "best")):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / f"{name}.ckpt").touch()
+        (folder / "config.yaml").write_text("model: {}")
+    out = str(tmp_path / "out")
+    for words in (["score"], ["export", out], ["predict", str(audio)], ["average", "--out", out]):
+        assert main([words[0], str(root), *words[1:]]) == 2
+        said = capsys.readouterr().err
+        assert f"{root}: a run of several heads; give the folder of one of them: {root}/asr, {root}/pr" in said, words
 
 
 def test_help_and_print_config_show_it(tiny, tmp_path, capsys):

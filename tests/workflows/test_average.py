@@ -170,6 +170,17 @@ def test_statistics_are_those_of_the_training_batches(run, folder):
     assert found["steady.running_var"].unique().tolist() == [2.0]
 
 
+def test_batches_are_counted_where_an_update_takes_several(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(averaging, "_validate", lambda *_: (None, None))
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    content = yaml.safe_load((copy / "config.yaml").read_text())
+    content["trainer"]["accumulate_grad_batches"] = 2
+    (copy / "config.yaml").write_text(yaml.safe_dump(content))
+    average([copy], tmp_path / "out", batches=1)
+    assert load(tmp_path / "out" / "checkpoints" / "best.ckpt")["state_dict"]["norm.num_batches_tracked"] == 1
+
+
 def corpus_of(run: Path) -> str:
     return yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["corpus"]
 

@@ -10,7 +10,7 @@ import pytest
 from wavlm_lightning.cli import main
 from wavlm_lightning.metrics.rating_agreement import levels
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.workflows.quality_fusion import PENALTIES, Predicted, _joined, _stacked, fuse
+from wavlm_lightning.workflows.quality_fusion import PENALTIES, Predicted, _check_apart, _joined, _stacked, fuse
 
 
 def split_of(rng: np.random.Generator, size: int, noise: tuple[float, ...]) -> Predicted:
@@ -45,6 +45,13 @@ def test_runs_of_other_ratings_are_refused():
         _joined([one, two], ["a", "b"])
     with pytest.raises(UserError, match="at least two different runs"):
         fuse(["a", "a"])
+
+
+@pytest.mark.parametrize(("valid", "test"), [("valid", "valid"), ("valid", "valid+test"), ("a+b", "test+b")])
+def test_no_split_both_fits_and_scores(valid, test):
+    with pytest.raises(UserError, match="would both fit and score the fusion"):
+        _check_apart(valid, test)
+    _check_apart(valid, "other")
 
 
 @pytest.mark.slow

@@ -78,6 +78,11 @@ def test_circles_are_refused(folder):
     [
         ("model: {}", r"has no section `recipe`"),
         ("- 1", r"has no section `recipe`"),
+        (
+            "{model: {class_path: wavlm_lightning.tasks.KeywordSpotting}, recipe: {hours: 1}}",
+            r"of a head \(KeywordSpotting\)",
+        ),
+        ("model: KeywordSpotting", r"names those that follow it in `recipe\.fine_tuning`"),
         ("recipe: [1", r"not readable as YAML \(line"),
         ("recipe: {gpus: 1}", r"recipe\.hours missing"),
         ("recipe: {hours: many}", r"recipe\.hours: expected float, not many"),

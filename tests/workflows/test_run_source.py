@@ -16,7 +16,7 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system import command
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit.closing import result_line
-from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
+from wavlm_lightning.workflows.fit.run_source import check_surroundings, folder_of_figures, options_of_run
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,55 @@ def test_a_checkpoint_and_another_folder_for_the_card(run, tmp_path):
     assert (run / "card.json").read_bytes() == before and not (tmp_path / "of the yaml").exists()
 
 
+def test_figures_of_other_data_leave_those_of_the_run(run, tiny, tmp_path, capsys):
+    """They have a folder in that of the run, also in the long form, and every file of the run's own test stays."""
+    own = tmp_path / "ks"
+    shutil.copytree(run, own)
+    before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    for words in (
+        [str(own)],
+        ["-c", str(own / "config.yaml"), "--trainer.default_root_dir", str(own), "--ckpt_path=best"],
+    ):
+        capsys.readouterr()
+        assert main(["test", *words, "--data.test_split", "valid"]) == 0
+        said = capsys.readouterr()
+        assert f"in {own}/test-valid/card.json" in said.out and "the figures go to a folder test-valid" in said.err
+        assert said.err.strip().endswith(f"next: wavlm report {own}/test-valid -o {own}/test-valid/report")
+        assert ResultCard.read(own / "test-valid").corpus["split"] == "valid"
+        assert {path: path.read_bytes() for path in before} == before
+        shutil.rmtree(own / "test-valid")
+    assert (
+        main(["test", str(own), "--trainer.default_root_dir", str(tmp_path / "there"), "--data.test_split=valid"]) == 0
+    )
+    assert (tmp_path / "there" / "card.json").is_file() and set(own.rglob("*")) >= before.keys()
+
+
+def test_where_figures_go(run, tiny, tmp_path):
+    """A corpus that has moved is no other one; one of another content is, whatever its name."""
+    content = yaml.safe_load((run / "config.yaml").read_text())
+
+    def place(data: dict, **trainer) -> str:
+        changed = {**content["data"], "init_args": {**content["data"]["init_args"], **data}}
+        return folder_of_figures(run, {**content, "data": changed, "trainer": {**content["trainer"], **trainer}})
+
+    def weights(path: object) -> str:
+        return folder_of_figures(run, {**content, "ckpt_path": str(path)})
+
+    shutil.copytree(tiny / "ks", tmp_path / "ks")
+    assert place({}) == place({"corpus": str(tmp_path / "ks")}) == place({"num_workers": 3}, devices=2) == ""
+    assert place({"corpus": "not/there"}) == place({"eval_transforms": []}, limit_test_batches=1.0) == ""
+    assert place({"test_split": "valid"}, limit_test_batches=1) == "test-valid-batches-1"
+    body = json.loads((tmp_path / "ks" / "corpus.json").read_text())
+    body["splits"]["test"], body["splits"]["valid"] = body["splits"]["valid"], body["splits"]["test"]
+    (tmp_path / "ks" / "corpus.json").write_text(json.dumps(body))
+    other, noisy = place({"corpus": str(tmp_path / "ks")}), place({"eval_transforms": [{"class_path": "AddNoise"}]})
+    assert other.startswith("test-ks-") and noisy.startswith("test-transformed-")
+    assert folder_of_figures(tmp_path / "new", content) == ""
+    assert weights("best") == weights(run / "checkpoints" / "best.ckpt") == ""
+    assert weights("last") == weights(run / "checkpoints" / "last.ckpt") == "test-last"
+    assert weights(tmp_path / "last.ckpt").startswith("test-last-")
+
+
 def test_all_heads_of_a_run_with_a_list(tiny, tmp_path, capsys):
     words = [*options(tiny, "ks", "--data.cache", "null"), "--trainer.default_root_dir", str(tmp_path / "run")]
     assert main(["fit", *words, "--model.learning_rate", "[1e-2, 1e-3]"]) == 0
@@ -79,6 +128,10 @@ def test_all_heads_of_a_run_with_a_list(tiny, tmp_path, capsys):
     cards = {label: facts(tmp_path / "moved" / label) for label in labels}
     assert [cards[label]["learning_rate"] for label in labels] == [1e-2, 1e-3]
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("KS: accuracy")]) == 2
+    assert main(["test", str(tmp_path / "moved"), "--data.test_split", "valid"]) == 0
+    for label in labels:  # inside the folder of each head, so that reports take them for further tests
+        assert facts(tmp_path / "moved" / label / "test-valid")["corpus"]["split"] == "valid"
+        assert facts(tmp_path / "moved" / label) == cards[label]
     assert main(["test", str(tmp_path / "moved" / labels[1])]) == 0
     assert facts(tmp_path / "moved" / labels[1]) == cards[labels[1]]
 

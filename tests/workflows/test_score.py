@@ -254,3 +254,11 @@ def test_missing_answers_count_as_empty_only_if_asked(tmp_path):
         score("asr", tmp_path / "ref", tmp_path / "hyp", names=True)
     found = score("asr", tmp_path / "ref", tmp_path / "hyp", names=True, missing="empty").measures[0]
     assert found.interval.value == pytest.approx(1 / 3) and found.details["del"] == 1
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
+    run, missing = tmp_path / "run", tmp_path / "missing"
+    run.mkdir()
+    for words in ([run, missing], [missing, run], [missing], [run, run, missing]):
+        assert main(["score", *map(str, words)]) == 2
+        assert f"wavlm score: {missing}: no such run folder" in capsys.readouterr().err, words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,20 @@ def test_the_template_of_a_task_and_a_short_name_are_tasks_of_a_suite(tiny, tmp_
         UserError, match=r"short.yaml: model.class_path KeywordSpoting: no head .* MODULE.KeywordSpoting"
     ):
         check_corpora(tasks, tiny, mini=True)
+
+
+def test_labels_of_texts_are_those_of_the_split_that_the_yaml_names(tiny, tmp_path):
+    shutil.copytree(tiny / "translation", tmp_path / "translation")
+    record = tmp_path / "translation" / "corpus.json"
+    content = json.loads(record.read_text())
+    content["splits"]["mine"] = content["splits"].pop("train")
+    record.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no split 'train'"):
+        check_corpora(["st"], tmp_path, mini=True)
+    task = yaml.safe_load((configs_folder() / "fullstack" / "mini" / "st.yaml").read_text())
+    task["data"]["init_args"]["train_split"] = "mine"
+    (tmp_path / "my_st.yaml").write_text(yaml.safe_dump(task))
+    check_corpora([str(tmp_path / "my_st.yaml")], tmp_path, mini=True)
 
 
 def test_mistakes_of_a_task_are_one_sentence(tmp_path):

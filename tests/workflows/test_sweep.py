@@ -22,7 +22,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.sweep.file import read_sweep
 from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
-from wavlm_lightning.workflows.sweep.runs import ranked, ranking, write_trials
+from wavlm_lightning.workflows.sweep.runs import _test_untested, mark_chosen, ranked, ranking, write_trials
 from wavlm_lightning.workflows.sweep.study import SweepStudy
 
 GRID = {
@@ -280,6 +280,38 @@ def test_a_goal_against_the_direction_of_the_metric_is_refused(tmp_path):
     callback = ReportToSweep(study.folder, study.sweep, 0)
     with pytest.raises(UserError, match=r"valid/si_sdr of SE is good if higher; set goal: maximize"):
         callback.setup(None, TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3), "fit")
+
+
+@pytest.mark.parametrize(("metric", "head"), [("valid/accuracy", ""), ("ks-seed-1/valid/accuracy", "ks-seed-1")])
+def test_the_card_of_the_chosen_trial_says_so_also_of_several_heads(tmp_path, metric, head):
+    """Trials of several heads have a card for each; they are tested once, and chosen by the head that the metric names."""
+    study = study_of(tmp_path / "study", metric={"name": metric, "goal": "maximize"})
+    ended = []
+    for value in (0.1, 0.2):
+        trial = study.begin(len(ended))
+        report(study, trial, [value])
+        ended.append(study.end(trial))
+        ks_card(study.folder / ended[-1].folder_name / head)
+    assert _test_untested(study, [], 1) == []  # there is nothing left to test
+    mark_chosen(study.folder, ranked(ended, study.sweep), study.sweep)
+    cards = [ResultCard.read(study.folder / trial.folder_name / head) for trial in ended]
+    assert [(card.rates_tried, card.chosen_on) for card in cards] == [(1, ""), (2, "valid")]
+
+
+def ks_card(folder: Path) -> None:
+    ResultCard(
+        task="KS",
+        metrics={"accuracy": {"value": 10.0, "unit": "%", "better": "higher"}},
+        headline="accuracy",
+        corpus={"name": "c", "path": "p", "split": "test", "utterances": 2, "seconds": 2.0},
+        upstream={"label": "f", "class": "Fbank", "sha256": "", "parameters": 0, "frame_rate": 100.0, "layers": 1},
+        learning_rate=1e-3,
+        seed=0,
+        steps=10,
+        best_step=10,
+        rates_tried=1,
+        selection={"split": "valid", "metric": "valid/accuracy", "mode": "max", "value": 0.1},
+    ).write(folder)
 
 
 @pytest.mark.usefixtures("quick_processes")

@@ -32,11 +32,12 @@ from wavlm_lightning.upstreams.run_checkpoints import read_entries
 class WriteResultCard(pl.Callback):
     """Writes `card.json` to the run folder at the end of `wavlm test`, or to the folder of each of several heads.
 
-    The card names `command`, which is the command as the user typed it.
+    The card names `command`, which is the command as the user typed it. `further` is a folder inside these, for figures of
+    other test data than the run's own.
     """
 
-    def __init__(self, folder: Path, command: str) -> None:
-        self.folder, self.command = folder, command
+    def __init__(self, folder: Path, command: str, further: str = "") -> None:
+        self.folder, self.command, self.further = folder, command, further
         self.started = 0.0
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -49,7 +50,7 @@ class WriteResultCard(pl.Callback):
         heads, failures = pl_module.heads(), []
         for label, head in heads.items():
             try:
-                self.write(head, self.folder / label)
+                self.write(head, self.folder / label / self.further)
             except UserError as error:
                 failures.append(error)
         if failures:
@@ -133,8 +134,14 @@ def _updates_made(task: Task) -> int | None:
     """Updates of the run that the tested checkpoint is of: one that was stopped must not pass as a whole one."""
     tested = task.trainer.ckpt_path
     last = None if tested is None else Path(tested).with_name(f"{LAST}.ckpt")
+<<<<<<< HEAD
     # Heads that were trained side by side, averages and copies of a checkpoint have none.
     if last is None or not last.exists():
+=======
+    if (
+        last is None or not last.exists()
+    ):  # heads that were trained side by side, averages, checkpoints that were copied
+>>>>>>> read_e
         return None
     return int(read_entries(last)["global_step"])
 

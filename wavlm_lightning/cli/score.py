@@ -96,8 +96,15 @@ def main(argv: list[str]) -> int:
     named = list(takewhile(lambda word: not word.startswith("-"), argv))
     if len(named) > 1 and all(Path(word).is_dir() for word in named):
         return _fuse(argv)
+    from wavlm_lightning.system.errors import UserError
     from wavlm_lightning.workflows.score import KINDS, files_of_run, score, score_both
 
+    if named and named[0] not in KINDS:  # runs
+        missing = [word for word in named if not (Path(word).is_dir() if word == named[0] else Path(word).exists())]
+        if missing:
+            raise UserError(
+                f"{missing[0]}: no such run folder; give run folders, or a kind of files ({', '.join(KINDS)}) and two files"
+            )
     run: dict[str, Any] = {}
     # A run may be called as a kind: files follow a kind, and options a run.
     alone = len(argv) == 1 or (len(argv) > 1 and argv[1].startswith("-"))

@@ -20,7 +20,7 @@ from wavlm_lightning.system.shipped_configs import configs_folder
 # Top-level options of `wavlm fit`, `validate`, `test` and `predict`; `trainer.X` and `model.X` are looked up in the classes.
 OPTIONS = (
     "help", "config", "print_config", "seed_everything", "trainer", "model", "data", "also", "threads", "checkpoint_every",
-    "recipe", "ckpt_path", "weights_only", "verbose", "return_predictions",
+    "keep_checkpoints", "recipe", "ckpt_path", "weights_only", "verbose", "return_predictions",
 )  # fmt: skip
 
 

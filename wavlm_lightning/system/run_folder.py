@@ -33,6 +33,19 @@ def is_run(path: Path) -> bool:
     return is_file(path / CONFIG)
 
 
+def heads_inside(run: Path) -> list[Path]:
+    """The run folders of the heads of a run of several (lists, `--also`), which has no best checkpoint itself; else none."""
+    if not is_run(run) or checkpoint(run, BEST).exists():
+        return []
+    return sorted(path.parent for path in run.glob(f"*/{CONFIG}") if checkpoint(path.parent, BEST).exists())
+
+
+def check_one_head(run: Path) -> None:
+    """Raise a `UserError` that names the heads if a path, which may be anything, is a run of several."""
+    if heads := heads_inside(run):
+        raise UserError(f"{run}: a run of several heads; give the folder of one of them: {', '.join(map(str, heads))}")
+
+
 def curve_files(run: Path) -> list[Path]:
     """The CSV files of a run's curves, oldest start first; a resumed run has one for each start."""
     return sorted((run / CURVES).glob("version_*/metrics.csv"), key=_version)

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import class_folders, open_class_paths
 from wavlm_lightning.system.reading import read_text, reason_of
-from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
+from wavlm_lightning.system.run_folder import BEST, CONFIG, check_one_head, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.upstreams.run_checkpoints import RECORD_KEY, read_run_checkpoint
 
@@ -26,6 +26,7 @@ def trained_task(run: Path) -> tuple[Task, dict[str, Any], float]:
         UserError: the folder holds no head, or its checkpoint does not fit its configuration.
         ArgumentError: the parser's complaint about the configuration; a `ValueError` of the same kind.
     """
+    check_one_head(run)
     config, best = run / CONFIG, checkpoint(run, BEST)
     for path in (config, best):
         if not path.exists():

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, check_output, own_folder, remove, write_text
-from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
+from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, check_one_head, checkpoint, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 from wavlm_lightning.workflows.fit import fit, validate
@@ -137,6 +137,7 @@ def _kept(run: Path, last: int | None) -> list[Path]:
     """The newest `last` checkpoints of a run beside `best.ckpt` and `last.ckpt`, by their updates."""
     if not run.is_dir():
         raise UserError(f"{run}: no run folder; give one, or at least two checkpoints")
+    check_one_head(run)
     own = {checkpoint(run, name) for name in (BEST, LAST)}
     # Lightning's own ModelCheckpoint writes beside the curves unless it is given a folder.
     found = [*run.glob("checkpoints/*.ckpt"), *run.glob(f"{CURVES}/version_*/checkpoints/*.ckpt")]
@@ -234,7 +235,9 @@ def _refresh_batch_norms(
     The short run has a folder in `out`, which is removed.
     """
     folder = out / STATISTICS
-    steps = ["--trainer.max_steps", str(batches), "--trainer.limit_val_batches", "0"]
+    # `max_steps` counts updates, each of which is one batch here.
+    steps = ["--trainer.max_steps", str(batches), "--trainer.accumulate_grad_batches", "1"]
+    steps += ["--trainer.limit_val_batches", "0"]
     steps += ["--trainer.default_root_dir", str(folder), "--trainer.num_sanity_val_steps", "0"]
     precision = str(config["trainer"].get("precision"))
     if PRECISIONS.get(precision, precision) == "16-mixed":

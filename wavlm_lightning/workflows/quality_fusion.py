@@ -103,9 +103,13 @@ def fuse(
     if len(names) > 1:
         raise UserError(f"the runs name different splits ({sorted(names)}); fuse runs of the same validation and test")
     ((valid, test),) = names
-    if valid == test:
-        raise UserError(f"split {valid} would both fit and score the fusion; choose another --split")
+    _check_apart(valid, test)
     return _stacked([str(run) for run in folders], _joined(fitted, folders), _joined(tested, folders), valid, test)
+
+
+def _check_apart(valid: str, test: str) -> None:
+    if both := sorted({*valid.split("+")} & {*test.split("+")}):
+        raise UserError(f"split {both[0]} would both fit and score the fusion; choose another --split")
 
 
 def _stacked(labels: list[str], fitted: Predicted, tested: Predicted, valid: str, test: str) -> Fusion:

@@ -26,6 +26,7 @@ from wavlm_lightning.reports.utterances import Comparison, ScoredTrials, Utteran
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, write_text
 from wavlm_lightning.system.reading import read_lines, reading
+from wavlm_lightning.system.run_folder import check_one_head
 
 KINDS = {
     "asr": "word and letter error rate; a transcript a line, or Kaldi's `text`",
@@ -135,6 +136,7 @@ def files_of_run(run: Path) -> dict[str, Any]:
     Raises:
         UserError: the run has none.
     """
+    check_one_head(run)
     reference, answers, speakers = transcript_files(run)
     if not answers or not reference.is_file():
         raise UserError(f"{run}: has no transcripts; `wavlm test {run}` writes them for ASR and PR heads")

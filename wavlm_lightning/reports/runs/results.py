@@ -407,8 +407,13 @@ def _one_of(
 ) -> Path:
     """The card of one seed: that which a sweep chose, else that of the best learning rate on validation.
 
-    A run that was made twice counts with its newest card.
+    A run that was made twice counts with its newest card. A further test below the folder of a run, such as one of its last
+    weights, is no rerun.
     """
+    folders = {path.parent for path in paths}
+    if further := [path for path in paths if not folders.isdisjoint(path.parent.parents)]:
+        problems.append(f"Further tests of a run do not count, {_left_out([name(path) for path in further])}.")
+        paths = [path for path in paths if path not in further]
     marked = [path for path in paths if _was_chosen(cards[path])]
     newest: dict[float, Path] = {}
     for path in sorted(marked or paths, key=lambda path: cards[path].created):

@@ -281,11 +281,23 @@ def _labels(folder: HeadFolder, kind: type[Task]) -> Any:
     if folder.kind == CTC:
         return [folder.tokens[number] for number in _blank_first(folder)]
     if kind is heads.FolderIntentClassification:
-        return {slot: list(values) for slot, values in folder.own["labels"].items()}
+        return _slots(folder)
     if folder.kind == VERIFICATION:
         given = folder.values.get("id2label") or {}
         return [str(given.get(str(n), f"LABEL_{n}")) for n in range(folder.shape("objective.weight")[1])]
     return folder.names
+
+
+def _slots(folder: HeadFolder) -> dict[str, list[str]]:
+    """The values of each slot, in the order of the logits: `id2label` has it, and `config.json` is written with sorted keys."""
+    labels, names = folder.own["labels"], folder.names
+    first = {slot: f"{slot}={values[0]}" for slot, values in labels.items() if values}
+    order = sorted(first, key=lambda slot: names.index(first[slot]) if first[slot] in names else len(names))
+    if [f"{slot}={value}" for slot in order for value in labels[slot]] != names:
+        raise UserError(
+            f"{folder.path / 'config.json'}: id2label and the labels of each slot do not agree; export the head again"
+        )
+    return {slot: list(labels[slot]) for slot in order}
 
 
 def _blank_first(folder: HeadFolder) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder
+from wavlm_lightning.system.run_folder import check_one_head
 
 
 def export(
@@ -47,6 +48,7 @@ def export(
 
     source, directory = Path(source), Path(directory)
     check_output(directory, "DIRECTORY")
+    check_one_head(source)
     with own_folder(directory, "export", "DIRECTORY"):
         # Of a folder of transformers, the encoder is read without the head, which may have changed its last norm.
         if holds_head(source) and not (encoder_only and is_head_folder(source)):

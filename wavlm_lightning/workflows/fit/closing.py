@@ -25,8 +25,7 @@ def result_lines(run: WavLMCLI) -> list[str]:
     """The headlines of a test, with the path of the card, a line for each head; in the first process only."""
     if not _has_ended(run) or run.subcommand != "test" or not isinstance(run.model, Task):
         return []
-    folders = [run.folder / label for label in run.model.heads()]
-    paths = [folder / CARD_NAME for folder in folders]
+    paths = [folder / CARD_NAME for folder in _tested(run)]
     cards = {path: ResultCard.read(path) for path in paths if path.is_file()}
     return [line for path, card in cards.items() for line in (result_line(card, path), *error_lines(card))]
 
@@ -114,9 +113,17 @@ def closing_lines(run: WavLMCLI) -> list[str]:
         return []
     if run.subcommand == "fit" and (checkpoint(run.folder, LAST).exists() or checkpoint(run.folder, BEST).exists()):
         return [f"run: {run.folder}, {_trained(run)}", f"next: {next_command(run.model, run.folder)}"]
+    if result_lines(run) and run.further:
+        folders = _tested(run)
+        return [f"next: {as_called('report', *folders, '-o', folders[0] / 'report')}"]
     if result_lines(run):
         return [f"next: {as_called('report', run.folder, '-o', run.folder / 'report')}"]
     return []
+
+
+def _tested(run: WavLMCLI) -> list[Path]:
+    """The folders of the cards of a test, one for each head."""
+    return [run.folder / label / run.further for label in run.model.heads()]
 
 
 def _has_ended(run: WavLMCLI) -> bool:

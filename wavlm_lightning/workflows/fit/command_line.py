@@ -61,7 +61,7 @@ from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, 
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.ownership import is_first_process, own_run_folder
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
-from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
+from wavlm_lightning.workflows.fit.run_source import check_surroundings, folder_of_figures, options_of_run
 from wavlm_lightning.workflows.fit.seeds import adopt, settle
 
 DEFAULT_FOLDER = "runs/default"
@@ -143,6 +143,7 @@ class WavLMCLI(LightningCLI):
         # Before the base class's constructor, which parses, builds and runs.
         self.lists, self.command, self.callbacks = lists, command, list(callbacks)
         self.owned, self.source = owned, source
+        self.further = ""  # folder inside that of the run or head, for figures that are not of the run's own test
         self.options = options
         self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
@@ -294,7 +295,8 @@ class WavLMCLI(LightningCLI):
             callbacks.append(StepProgress())
         config["enable_model_summary"] = config.get("enable_model_summary") or False
         if self.subcommand == "test":
-            callbacks += [WriteResultCard(root, self.command), KeepExamples(root)]
+            self._note_further(root)
+            callbacks += [WriteResultCard(root, self.command, self.further), KeepExamples(root / self.further)]
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
@@ -304,6 +306,15 @@ class WavLMCLI(LightningCLI):
         if labels:
             check_trainer(trainer)  # before it starts processes
         return trainer
+
+    def _note_further(self, root: Path) -> None:
+        """Keep the result of the run in `root` where other data or weights are tested: the figures get a folder of their own."""
+        self.further = folder_of_figures(root, saved_content(self._parser("test"), self.config["test"]))
+        if self.further and is_first_process():
+            print(
+                f"note: not the test of {root}, which has other data or weights: the figures go to a folder {self.further}",
+                file=sys.stderr,
+            )
 
     def _check_own_checkpoints(self) -> None:
         """Refuse to keep checkpoints of ours where a run writes others in their place; say that we write none."""

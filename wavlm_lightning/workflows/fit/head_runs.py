@@ -80,7 +80,8 @@ class HeadRun:
 def is_tested(run: Path) -> bool:
     """Whether a run folder has the card of a test on the run's own split.
 
-    `wavlm test RUN --data.test_split OTHER` puts another card in its place, and so does one with `limit_test_batches`.
+    Of older versions, `wavlm test RUN --data.test_split OTHER` put another card in its place, and so did one with
+    `limit_test_batches`.
     """
     if not (run / CARD_NAME).is_file():
         return False

@@ -4,10 +4,16 @@
 `--ckpt_path best` behind it. What is given wins: every option, and every further `-c FILE` except its
 `trainer.default_root_dir`, so that a result never goes to the folder that a task's configuration names. Paths in `config.yaml`
 are relative to the working directory, as in `wavlm fit`; the checkpoint is always that of RUN, which may have moved.
+
+The result of a run is that of its best checkpoint on its own test data: figures of others (another corpus or split,
+`data.eval_transforms`, fewer batches, `--ckpt_path last`) go to a folder of their own inside RUN, see `folder_of_figures`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +21,12 @@ from typing import Any
 
 import torch
 
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_url
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.system.reading import read_json
-from wavlm_lightning.system.run_folder import BEST, CARD, CONFIG, read_run_config
+from wavlm_lightning.system.run_folder import BEST, CARD, CONFIG, LAST, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks.huggingface.reading import is_head_folder
 
 SCORING = ("validate", "test")
@@ -78,6 +85,59 @@ def check_surroundings(run: Path, config: Mapping[str, Any]) -> None:
             f"{run}: was trained with trainer.accelerator {accelerator}, which this machine lacks; give "
             "--trainer.accelerator auto --trainer.devices 1"
         )
+
+
+def folder_of_figures(run: Path, content: Mapping[str, Any]) -> str:
+    """The folder, inside that of a run or of each of its heads, for figures of other test data or weights; empty for its own.
+
+    Args:
+        run: its folder; without a `config.yaml` nothing is known of its own data.
+        content: the configuration of the test, as `config.yaml` would have it.
+
+    Example:
+        >>> folder_of_figures(Path("runs/mos"), {"data": {"init_args": {"test_split": "known"}}})
+        'test-known'
+    """
+    before = read_run_config(run)
+    if not before:
+        return ""
+    own, now = (init_args(each, "data") for each in (before, content))
+    limits = [str((each.get("trainer") or {}).get("limit_test_batches") or 1.0) for each in (before, content)]
+    parts: list[str] = []
+    told: list[Any] = []
+    if other := _other_corpus(own.get("corpus"), now.get("corpus")):
+        parts.append(Path(now["corpus"]).name)
+        told.append(other)
+    if (split := now.get("test_split", "test")) != own.get("test_split", "test"):
+        parts.append(split)
+    if (transforms := now.get("eval_transforms") or []) != (own.get("eval_transforms") or []):
+        parts.append("transformed")
+        told.append(transforms)
+    if limits[0] != limits[1]:
+        parts.append(f"batches-{limits[1]}")
+    asked, best = content.get("ckpt_path") or BEST, checkpoint(run, BEST)
+    if asked != BEST and best.exists() and Path(asked).resolve() != best.resolve():
+        parts.append(Path(asked).stem)
+        path = checkpoint(run, LAST) if asked == LAST else Path(asked)
+        told += [] if path.resolve().parent == best.resolve().parent else [str(path.resolve())]
+    if not parts:
+        return ""
+    # Corpora of one name, other transforms and checkpoints from elsewhere have folders of their own.
+    parts += [hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]] if told else []
+    return f"test-{re.sub(r'[^A-Za-z0-9._+-]+', '-', '-'.join(parts))}"
+
+
+def _other_corpus(own: Any, now: Any) -> str:
+    """The content of a corpus that is another one than the run's; empty for the same one, which may have moved."""
+    if own == now or not isinstance(own, str) or not isinstance(now, str):
+        return ""
+    if is_url(own) or is_url(now):
+        return now
+    try:
+        before, after = Corpus.open(own).sha256, Corpus.open(now).sha256
+    except UserError:  # the run's is gone, so this is where it is now
+        return ""
+    return "" if before == after else after
 
 
 def _find(path: Path, verb: str) -> tuple[Path, str]:

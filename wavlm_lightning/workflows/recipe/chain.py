@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from wavlm_lightning import tasks
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, FineTuningRecipe, Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import open_class_paths
@@ -250,6 +251,7 @@ def _find(name: str, named_in: Path | None) -> Path:
 def _read(path: Path) -> Configuration:
     content = read_yaml(path, "a configuration of pre-training")
     open_class_paths(read_text(path), [path.resolve().parent])
+    _refuse_head(content, path)
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
         raise UserError(
             f"{path} has no section `recipe`; add `recipe: {{hours: HOURS OF THE CORPUS, gpus: 8, gpu: a100, "
@@ -262,6 +264,17 @@ def _read(path: Path) -> Configuration:
     if recipe.codebook is not None:
         _check_codebook(recipe.codebook, path)
     return Configuration(path.stem, path, content, recipe)
+
+
+def _refuse_head(content: Any, path: Path) -> None:
+    """Raise `UserError` if a file is of a task, whose training would be taken for a pre-training of WavLM Base."""
+    model = content.get("model") if isinstance(content, dict) else None
+    name = str(model.get("class_path") if isinstance(model, dict) else model).rpartition(".")[2]
+    if name in tasks.__all__:
+        raise UserError(
+            f"{path}: the configuration of a head ({name}), and not of a pre-training; a recipe names those that follow it in "
+            "`recipe.fine_tuning`"
+        )
 
 
 def _read_recipe(values: dict[str, Any], path: Path) -> Recipe:

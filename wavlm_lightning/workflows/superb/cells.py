@@ -15,6 +15,7 @@ import yaml
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
@@ -212,16 +213,18 @@ def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
 def check_corpus(corpus: Corpus, content: dict[str, Any], kind: Any) -> None:
     """Refuse a corpus without the splits or the labels that the configuration of a task needs."""
     named = content["data"]["init_args"]
+    splits = {name: named.get(f"{name}_split", name) for name in ("train", "valid", "test")}
     if content["data"]["class_path"].rpartition(".")[2] == "TaskData":
         trained = "learning_rate" in content["model"]["init_args"]
-        for name in ("train", "valid", "test") if trained else ("test",):
-            for part in named.get(f"{name}_split", name).split("+"):
+        for name in splits if trained else ("test",):
+            for part in splits[name].split("+"):
                 if part not in corpus.splits:
                     raise UserError(
                         f"{corpus.directory}: no split {part!r}, which data.{name}_split names; it has "
                         f"{', '.join(corpus.splits)}"
                     )
     head = kind(Fbank(), **_needed(kind, content["model"]["init_args"]))
+    head.data = Served(corpus, splits=splits)  # labels of a text are those of the training split
     head.check_labels(head.read_labels(corpus))
 
 

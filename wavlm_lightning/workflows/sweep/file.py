@@ -192,6 +192,11 @@ class SweepFile:
         return words
 
     @property
+    def head(self) -> str:
+        """The folder, inside that of a trial, of the head whose metric ranks the trials; empty for a run of one head."""
+        return self.metric.rpartition("valid/")[0].rstrip("/")
+
+    @property
     def variables(self) -> dict[str, str | None]:
         """The variables of the environment that the command names, and their values; None if not set."""
         named = [found[1] for part in self.command for found in VARIABLE.finditer(part)]

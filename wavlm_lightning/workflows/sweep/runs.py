@@ -77,7 +77,7 @@ def run_sweep(
         found = study.trials()
         write_trials(output, found, sweep, extra)
     best = ranked(found, sweep)
-    mark_chosen(output, best)
+    mark_chosen(output, best, sweep)
     if best:
         print(f"\n{ranking(found, sweep)}\n")
         print(f"The best is {checkpoint(output / best[0].folder_name, BEST)}; to run it alone:")
@@ -90,10 +90,10 @@ def run_sweep(
     return best
 
 
-def mark_chosen(folder: Path, trials: Sequence[Trial]) -> None:
+def mark_chosen(folder: Path, trials: Sequence[Trial], sweep: SweepFile) -> None:
     """Write on the card of the best trial among how many it was chosen, if the trials were tested."""
     for place, trial in enumerate(trials):
-        path = folder / trial.folder_name / CARD
+        path = folder / trial.folder_name / sweep.head / CARD
         if not path.is_file():
             continue
         card = ResultCard.read(path)
@@ -145,7 +145,7 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
 def _test_untested(study: SweepStudy, extra: Sequence[str], jobs: int) -> list[str]:
     """Test the trials that an earlier call, without `--test`, has trained; returns one sentence for each that failed."""
     trials = [trial for trial in study.trials() if trial.state == "done"]
-    untested = [trial for trial in trials if not is_tested(study.folder / trial.folder_name)]
+    untested = [trial for trial in trials if not is_tested(study.folder / trial.folder_name / study.sweep.head)]
     failures: list[str] = []
     if not untested:
         return failures
@@ -200,7 +200,7 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
         with mock.patch.dict(os.environ, names):
             fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
             pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
-            if test and not pruned and not is_tested(folder):
+            if test and not pruned and not is_tested(folder / sweep.head):
                 score(*options, "--ckpt_path", BEST)
 
 
