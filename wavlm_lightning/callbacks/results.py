@@ -134,14 +134,8 @@ def _updates_made(task: Task) -> int | None:
     """Updates of the run that the tested checkpoint is of: one that was stopped must not pass as a whole one."""
     tested = task.trainer.ckpt_path
     last = None if tested is None else Path(tested).with_name(f"{LAST}.ckpt")
-<<<<<<< HEAD
     # Heads that were trained side by side, averages and copies of a checkpoint have none.
     if last is None or not last.exists():
-=======
-    if (
-        last is None or not last.exists()
-    ):  # heads that were trained side by side, averages, checkpoints that were copied
->>>>>>> read_e
         return None
     return int(read_entries(last)["global_step"])
 
