@@ -198,6 +198,11 @@ def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:
     """Whether the weights are those of a whole number of updates."""
     if isinstance(exception, KeyboardInterrupt):  # a second Ctrl-C, perhaps in the middle of an optimiser step
         return False
+    return _is_update_whole(trainer)
+
+
+def _is_update_whole(trainer: pl.Trainer) -> bool:
+    """Whether no batch waits for others of its update (`accumulate_grad_batches`)."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return done % trainer.accumulate_grad_batches == 0 or done == trainer.num_training_batches
 
@@ -206,7 +211,8 @@ class StopBetweenUpdates(pl.Callback):
     """Ctrl-C or SIGTERM ends the run after the current update, so that it resumes exactly; a second signal ends it at once.
 
     During a validation, which changes no weights, one process stops at once and several after the current batch; the
-    validation is made up when the run is resumed.
+    validation is made up when the run is resumed. One that `val_check_interval` puts between the batches of an update
+    (`accumulate_grad_batches`) is ended, and the update as well: their gradients are in no checkpoint.
 
     In the middle of an update some weights would be new and others old. Lightning's own handling of SIGTERM may stop
     between two epochs, from where a run resumes in the wrong place. Of several processes only one may receive the
@@ -241,22 +247,31 @@ class StopBetweenUpdates(pl.Callback):
         raise Stopped
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.at_once = trainer.world_size == 1
+        self.at_once = trainer.world_size == 1 and _is_update_whole(trainer)
         if self.asked and self.at_once:
             self._stop()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        several = trainer.world_size > 1 and bool(self.before)
+        several = trainer.world_size > 1 and bool(self.before) and _is_update_whole(trainer)
         if several and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self._stop()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.at_once = False  # checkpoints are written now
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
         made, self.updates = trainer.global_step > self.updates, trainer.global_step
         if made and trainer.strategy.reduce_boolean_decision(self.asked or is_ending(), all=False):
+            self._end_update(trainer, *arguments, **further)
             self._stop()
+
+    def _end_update(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        """What Lightning would do with an update after this callback: the run that goes on does not do it again."""
+        for callback in trainer.callbacks[trainer.callbacks.index(self) + 1 :]:
+            callback.on_train_batch_end(trainer, *arguments, **further)  # one counts it, another keeps its checkpoint
+        connector = trainer._logger_connector
+        connector.on_batch_end()
+        connector.update_train_step_metrics()  # its row of the curves
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         while self.before:
