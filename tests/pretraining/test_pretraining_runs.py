@@ -144,6 +144,17 @@ def test_resume_with_accumulation_is_exact(tiny, tmp_path):
         assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
 
 
+def test_a_checkpoint_from_within_an_update_says_what_is_lost(tiny, tmp_path, capsys):
+    """As `best.ckpt` is, where validations come between the batches of an update."""
+    every = {"accumulate_grad_batches": 3, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    settings = {"monitor": "valid/loss", "save_on_train_epoch_end": False}
+    saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **settings)
+    fit(module(), data(tiny, batch_seconds=2.5), 2, callbacks=[saver], limit_val_batches=1, **every)
+    for step, lost in ((1, 1), (2, 0)):  # after 4 and 6 batches
+        fit(module(), data(tiny, batch_seconds=2.5), 3, tmp_path / f"step={step}.ckpt", limit_val_batches=0, **every)
+        assert (f"the gradient of {lost} of them is lost" in capsys.readouterr().err) is bool(lost)
+
+
 def test_resume_with_other_batches_is_refused(tiny, tmp_path):
     saver = ModelCheckpoint(tmp_path, filename="x", every_n_train_steps=2)
     fit(module(), data(tiny), 2, callbacks=[saver])

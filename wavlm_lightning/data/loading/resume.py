@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning.pytorch as pl
@@ -49,6 +50,14 @@ class ResumableData(pl.LightningDataModule):
         begun = self.trainer.fit_loop.epoch_progress.current.ready
         epoch = begun - 1 if begun else position["epoch"]
         if position["batch"] < batches_taken(plan, self.trainer.limit_train_batches):
+            lost = position["batch"] % self.trainer.accumulate_grad_batches
+            if lost and self.trainer.is_global_zero:
+                print(
+                    "note: the checkpoint was written between the batches of an update, at a validation (val_check_interval is "
+                    f"no multiple of accumulate_grad_batches); the gradient of {lost} of them is lost, so that the weights will "
+                    "not be those of a run that nothing stopped. --ckpt_path last goes on exactly",
+                    file=sys.stderr,
+                )
             plan.set_epoch(epoch)
             plan.begin = position["batch"]
         else:
