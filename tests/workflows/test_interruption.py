@@ -172,6 +172,42 @@ def test_an_epoch_that_ends_with_half_an_update_is_kept(tiny, tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.parametrize(("every", "number", "newest"), [(1, 2, [6, 7]), (2, 3, [4, 5, 6]), (1, 5, [3, 4, 5, 6, 7])])
+def test_a_run_that_goes_on_keeps_the_newest_checkpoints_as_it_is_told_now(tiny, tmp_path, every, number, newest):
+    """Fewer than before, fewer and another interval, more."""
+
+    def fit(steps, every, number, ckpt_path=None):
+        callbacks = [kept(tmp_path, every, number), Newest(tmp_path, every)]
+        trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, callbacks=callbacks)
+        head = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-2)
+        trainer.fit(head, TaskData(str(tiny / "ks"), batch_size=4), ckpt_path=ckpt_path, weights_only=True)
+
+    fit(5, 1, 4)
+    fit(7, every, number, tmp_path / "last.ckpt")
+    assert sorted(path.stem for path in tmp_path.glob("update-*")) == [f"update-{step}" for step in newest]
+
+
+def test_another_interval_of_checkpoints_does_not_lose_a_validation(tiny, tmp_path):
+    """The process dies between `last.ckpt` and the validation, and the run goes on with another `--checkpoint_every`."""
+
+    class Dies(pl.Callback):
+        def on_validation_start(self, trainer, pl_module) -> None:
+            raise RuntimeError("killed")
+
+    def fit(*callbacks, ckpt_path=None):
+        chosen = best(tmp_path, "valid/accuracy", "max")
+        head = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-2)
+        trainer = quiet_trainer(max_steps=3, val_check_interval=2, callbacks=[chosen, *callbacks])
+        trainer.fit(head, TaskData(str(tiny / "ks"), batch_size=4), ckpt_path=ckpt_path, weights_only=True)
+        return chosen
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(Dies(), Newest(tmp_path, every=2))
+    assert not (tmp_path / "best.ckpt").exists()
+    assert fit(Newest(tmp_path, every=7), ckpt_path=tmp_path / "last.ckpt").best_model_score is not None
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_a_checkpoint_of_a_validation_step_knows_its_score(tiny, tmp_path):
     def fit(steps, ckpt_path=None):
         chosen = best(tmp_path, "valid/accuracy", "max")

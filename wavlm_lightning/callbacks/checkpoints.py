@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from wavlm_lightning.system.run_folder import BEST, LAST
 from wavlm_lightning.system.worker_pool import is_ending
 from wavlm_lightning.training.fsdp import no_room, not_written
 
+EVERY = re.compile(r"'every_n_train_steps': \d+")  # in the key of a ModelCheckpoint's state
 ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  # settings of every ModelCheckpoint
 
 
@@ -32,6 +34,9 @@ class RunCheckpoint(ModelCheckpoint):
     Lightning forgets the best value where the folder has another path than in the checkpoint, so that any first validation
     replaces the best file. Here the value and the paths stay if the files are in the folder now (it was moved, copied, or
     mounted elsewhere). If they are not, the run branches off into a new folder, which has no best file yet.
+
+    A run that goes on may have another `--checkpoint_every`, for which Lightning finds no state, and fewer `--keep_checkpoints`,
+    with which Lightning would never delete one again.
     """
 
     @property
@@ -42,6 +47,25 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._strategy = trainer.strategy
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states, own = checkpoint.get("callbacks", {}), self.state_key
+        before = [key for key in states if EVERY.sub("", key) == EVERY.sub("", own)]
+        if own not in states and len(before) == 1:
+            states[own] = states[before[0]]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        ascending = sorted(self.best_k_models, key=self.best_k_models.__getitem__, reverse=self.mode == "min")
+        surplus = ascending[: -self.save_top_k] if self.save_top_k > 0 else []
+        for path in surplus:
+            del self.best_k_models[path]
+            self._remove_checkpoint(trainer, path)
+        if surplus:
+            self.kth_best_model_path = ascending[len(surplus)]
+            self.kth_value = self.best_k_models[self.kth_best_model_path]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict.get("dirpath", self.dirpath) != self.dirpath:
