@@ -117,6 +117,31 @@ def test_a_validation_within_an_update_does_not_lose_its_first_batches(tiny, tmp
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.items())
 
 
+class IsToStop(pl.Callback):
+    """As a time limit does after any batch, and early stopping after any validation."""
+
+    def __init__(self, after: str) -> None:
+        self.after, self.batches = after, 0
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self.batches += 1
+        if self.after == "batch" and self.batches == 3:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if self.after == "validation":
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize("after", ["batch", "validation"])
+def test_a_time_limit_ends_a_run_between_updates(tiny, tmp_path, whole, after):
+    within = {"limit_val_batches": 1, "val_check_interval": 3, "check_val_every_n_epoch": None}
+    accumulated(tiny, IsToStop(after), Newest(tmp_path, every=1000), **within)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    resumed = accumulated(tiny, ckpt_path=tmp_path / "last.ckpt", **within)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.items())
+
+
 def test_the_update_after_which_a_run_ends_is_logged_and_kept(tiny, tmp_path):
     """A run that goes on from there does neither again."""
     handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]

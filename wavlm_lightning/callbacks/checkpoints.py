@@ -97,11 +97,14 @@ class Newest(RunCheckpoint):
 
     A checkpoint that is written just before a validation says so. If the run is killed there, the validation is made up when
     the run is resumed; Lightning would take it as done, and `best.ckpt` and the ranking of a sweep would never see it.
+
+    A time limit or early stopping ends the run after a whole update.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         super().__init__(folder, filename=LAST, every_n_train_steps=every, save_on_exception=True, **ONE_FILE)
         self.awaits_validation = False  # after the update that was made last
+        self._is_to_stop = False  # after this update
         self._made_up = False  # the validation that runs is one that the process before did not get to
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ class Newest(RunCheckpoint):
         self.awaits_validation = state_dict.get("awaits_validation", False)  # older checkpoints do not say
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._is_to_stop = False
         # Lightning has no hook between the restored state and a loop that has nothing left to do.
         trainer.fit_loop.run = partial(self._make_up_and_run, trainer)
 
@@ -131,6 +135,7 @@ class Newest(RunCheckpoint):
         trainer.training, self._made_up = True, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        self._end_update(trainer)
         self.awaits_validation = _validation_follows(trainer)
         super().on_train_batch_end(trainer, *arguments, **further)
 
@@ -147,9 +152,15 @@ class Newest(RunCheckpoint):
         # `best.ckpt`, which is written at its end, does not wait for it.
         self.awaits_validation = self.awaits_validation and trainer.sanity_checking
 
+    def _end_update(self, trainer: pl.Trainer) -> None:
+        """Put a stop off that would lose the gradients of some batches of an update (`accumulate_grad_batches`)."""
+        asked, whole = self._is_to_stop or trainer.should_stop, _is_update_whole(trainer)
+        trainer.should_stop, self._is_to_stop = asked and whole, asked and not whole
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        self._end_update(trainer)
         # A checkpoint written just before this validation, by this process or the one before, holds the old state of `best`.
         again = self._made_up or self._last_global_step_saved == trainer.global_step
         if again:
