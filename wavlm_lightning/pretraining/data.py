@@ -106,6 +106,11 @@ class PretrainingData(ResumableData):
         self.labels = [labels] if isinstance(labels, str) else list(labels or [])
         self.train_split, self.valid_split = train_split, valid_split
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
+        if max_seconds * SAMPLE_RATE < SHORTEST:
+            raise UserError(
+                f"data.max_seconds is {max_seconds:g}: the longest crop must have a frame, {SHORTEST / SAMPLE_RATE:g} s; "
+                "published: 15.625"
+            )
         if shuffle_shards < 1:
             raise UserError(f"data.shuffle_shards must be 1 or more, not {shuffle_shards}")
         if not 0 < noise_clips <= 1:
