@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet import quiet_trainer
 from test_pretraining_runs import Curve, data, fit, module
 from test_stream import mixed, uneven  # noqa: F401 - a fixture
 
 from wavlm_lightning.augment.voice_perturbation import VoicePerturbation
 from wavlm_lightning.callbacks import MoveValue
+from wavlm_lightning.callbacks.checkpoints import Newest, best
 from wavlm_lightning.data.loading.growing import Growth
 from wavlm_lightning.pretraining import SpanMasking, UtteranceMixing, WavLMPretraining
 from wavlm_lightning.system.errors import UserError
@@ -95,6 +98,32 @@ def test_weights_mixing_and_masks_move_and_resume_exactly(tiny, tmp_path):
     # The defaults of other modules stay what they are.
     assert SpanMasking() == WavLMPretraining.__init__.__defaults__[4] and UtteranceMixing().probability == 0.2
     assert fit(module(), data(tiny), 7).losses != whole.losses
+
+
+class Ends(pl.Callback):
+    """The process dies when it begins to validate after update 2."""
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        if trainer.global_step == 2:
+            raise RuntimeError("killed")
+
+
+def test_a_validation_has_the_values_of_the_last_update_also_when_it_is_made_up(tiny, tmp_path):
+    """By a resumed run before its first update, and by a validation of the checkpoint."""
+    validated = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 1}
+    model = module()
+    fit(model, data(tiny), 2, callbacks=moves(), **validated)
+    logged = float(model.trainer.callback_metrics["valid/loss"])
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(module(), data(tiny), 4, callbacks=[*moves(), Ends(), Newest(tmp_path, every=2)], **validated)
+    path = tmp_path / "last.ckpt"
+    chosen = best(tmp_path / "best", "valid/loss", "min")
+    resumed = module()
+    fit(resumed, data(tiny), 2, path, callbacks=[*moves(), chosen, Newest(tmp_path, every=2)], **validated)
+    assert float(chosen.best_model_score) == logged and resumed.masking.probability == 0.4
+    trainer = quiet_trainer(callbacks=moves(), limit_val_batches=1)
+    scores = trainer.validate(module(), data(tiny), ckpt_path=path, weights_only=True, verbose=False)
+    assert scores[0]["valid/loss"] == logged
 
 
 def test_voices_move(tiny):

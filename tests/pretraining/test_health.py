@@ -17,6 +17,7 @@ from quiet import quiet_trainer
 from ranks import together
 from test_pretraining_runs import data, fit, module
 
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.pretraining import MaskedCopies, WavLMPretraining, health
 from wavlm_lightning.pretraining.flops import encoder_flops
@@ -203,6 +204,20 @@ def test_a_run_counts_its_audio_and_the_frames_of_all_copies(tiny, tmp_path, cop
         assert 0.3 * frames < whole.totals.frames < 0.7 * frames
     else:
         assert whole.totals.frames == frames
+
+
+def test_a_run_that_was_stopped_counts_its_last_update(tiny, tmp_path):
+    class Asks(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            stopping.asked = trainer.global_step == 1  # as a signal does
+
+    whole, before, after = Health(), Health(), Health()
+    run(module(Unwatched), data(tiny), 4, whole)
+    stopping = StopBetweenUpdates()
+    with pytest.raises(SystemExit):
+        run(module(Unwatched), data(tiny), 4, Asks(), stopping, before, Newest(tmp_path, every=1000))
+    run(module(Unwatched), data(tiny), 4, after, ckpt_path=tmp_path / "last.ckpt")
+    assert sum(before.totals.new) > 0 and whole.totals.state() == after.totals.state()
 
 
 def test_the_last_updates_are_in_the_logged_cost(tiny, tmp_path):

@@ -276,6 +276,13 @@ def test_noise_corpus_is_mixed_in(tiny):
         data(tiny, noise_clips=0)
 
 
+def test_what_crops_and_batches_cannot_be_is_refused(tiny):
+    with pytest.raises(UserError, match=r"data.max_seconds is 0: the longest crop must have a frame, 0.025 s"):
+        data(tiny, max_seconds=0.0)
+    with pytest.raises(UserError, match=r"pre-training: trainer.overfit_batches replaces the order of batches"):
+        fit(module(), data(tiny), 1, overfit_batches=1)
+
+
 def test_schedule_needs_an_end(tiny):
     with pytest.raises(UserError, match="max_steps"):
         fit(module(), data(tiny), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from wavlm_lightning.system.run_folder import BEST, LAST
 from wavlm_lightning.system.worker_pool import is_ending
 from wavlm_lightning.training.fsdp import no_room, not_written
 
+EVERY = re.compile(r"'every_n_train_steps': \d+")  # in the key of a ModelCheckpoint's state
 ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  # settings of every ModelCheckpoint
 
 
@@ -35,6 +37,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     After batches it is written between two updates alone. Lightning would write it after the first batch of a resumed run, too,
     and a checkpoint does not hold the gradients of an update that has begun.
+
+    A run that goes on may have another `--checkpoint_every`, for which Lightning finds no state, and fewer `--keep_checkpoints`,
+    with which Lightning would never delete one again.
     """
 
     @property
@@ -49,6 +54,25 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
         if _whole_updates(trainer):
             super().on_train_batch_end(trainer, *arguments, **further)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states, own = checkpoint.get("callbacks", {}), self.state_key
+        before = [key for key in states if EVERY.sub("", key) == EVERY.sub("", own)]
+        if own not in states and len(before) == 1:
+            states[own] = states[before[0]]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        ascending = sorted(self.best_k_models, key=self.best_k_models.__getitem__, reverse=self.mode == "min")
+        surplus = ascending[: -self.save_top_k] if self.save_top_k > 0 else []
+        for path in surplus:
+            del self.best_k_models[path]
+            self._remove_checkpoint(trainer, path)
+        if surplus:
+            self.kth_best_model_path = ascending[len(surplus)]
+            self.kth_value = self.best_k_models[self.kth_best_model_path]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict.get("dirpath", self.dirpath) != self.dirpath:
@@ -80,11 +104,14 @@ class Newest(RunCheckpoint):
 
     A checkpoint that is written just before a validation says so. If the run is killed there, the validation is made up when
     the run is resumed; Lightning would take it as done, and `best.ckpt` and the ranking of a sweep would never see it.
+
+    A time limit or early stopping ends the run after a whole update.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         super().__init__(folder, filename=LAST, every_n_train_steps=every, save_on_exception=True, **ONE_FILE)
         self.awaits_validation = False  # after the update that was made last
+        self._is_to_stop = False  # after this update
         self._made_up = False  # the validation that runs is one that the process before did not get to
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,6 +122,7 @@ class Newest(RunCheckpoint):
         self.awaits_validation = state_dict.get("awaits_validation", False)  # older checkpoints do not say
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._is_to_stop = False
         # Lightning has no hook between the restored state and a loop that has nothing left to do.
         trainer.fit_loop.run = partial(self._make_up_and_run, trainer)
 
@@ -114,6 +142,7 @@ class Newest(RunCheckpoint):
         trainer.training, self._made_up = True, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        self._end_update(trainer)
         self.awaits_validation = _validation_follows(trainer)
         super().on_train_batch_end(trainer, *arguments, **further)
 
@@ -130,9 +159,15 @@ class Newest(RunCheckpoint):
         # `best.ckpt`, which is written at its end, does not wait for it.
         self.awaits_validation = self.awaits_validation and trainer.sanity_checking
 
+    def _end_update(self, trainer: pl.Trainer) -> None:
+        """Put a stop off that would lose the gradients of some batches of an update (`accumulate_grad_batches`)."""
+        asked, whole = self._is_to_stop or trainer.should_stop, _whole_updates(trainer)
+        trainer.should_stop, self._is_to_stop = asked and whole, asked and not whole
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        self._end_update(trainer)
         # A checkpoint written just before this validation, by this process or the one before, holds the old state of `best`.
         # In the middle of an update it was written before the batches that come again, and this validation with them.
         again = self._made_up or self._last_global_step_saved == trainer.global_step
@@ -239,8 +274,8 @@ class StopBetweenUpdates(pl.Callback):
     """Ctrl-C or SIGTERM ends the run after the current update, so that it resumes exactly; a second signal ends it at once.
 
     During a validation, which changes no weights, one process stops at once and several after the current batch; the
-    validation is made up when the run is resumed. Not during one in the middle of an update (`trainer.val_check_interval` counts
-    batches), whose gradients a checkpoint does not hold.
+    validation is made up when the run is resumed. One that `val_check_interval` puts between the batches of an update
+    (`accumulate_grad_batches`) is ended, and the update as well: their gradients are in no checkpoint.
 
     In the middle of an update some weights would be new and others old. Lightning's own handling of SIGTERM may stop
     between two epochs, from where a run resumes in the wrong place. Of several processes only one may receive the
@@ -287,10 +322,19 @@ class StopBetweenUpdates(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.at_once = False  # checkpoints are written now
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
         made, self.updates = trainer.global_step > self.updates, trainer.global_step
         if made and trainer.strategy.reduce_boolean_decision(self.asked or is_ending(), all=False):
+            self._end_update(trainer, *arguments, **further)
             self._stop()
+
+    def _end_update(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        """What Lightning would do with an update after this callback: the run that goes on does not do it again."""
+        for callback in trainer.callbacks[trainer.callbacks.index(self) + 1 :]:
+            callback.on_train_batch_end(trainer, *arguments, **further)  # one counts it, another keeps its checkpoint
+        connector = trainer._logger_connector
+        connector.on_batch_end()
+        connector.update_train_step_metrics()  # its row of the curves
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         while self.before:

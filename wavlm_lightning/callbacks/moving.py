@@ -51,6 +51,7 @@ class MoveValue(pl.Callback):
             )
         self.name, self.start, self.end = name, start, end
         self.from_update, self.to_update = from_update, to_update
+        self._restored = 0  # updates behind a checkpoint that was read, until this process makes one
 
     def at(self, update: int) -> float:
         """The value for the next update, after `update` updates have been made."""
@@ -89,10 +90,23 @@ class MoveValue(pl.Callback):
                 )
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        value = self.at(trainer.global_step)
+        value, self._restored = self.at(trainer.global_step), 0
         for head in _heads(pl_module):
             self._set(head, value)
             head.log(f"train/{self.name}", value)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._restored = int(checkpoint.get("global_step", 0))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate a checkpoint, and make up a validation before a resumed run trains, with the value of the last update."""
+        if self._restored > 0:
+            for head in _heads(pl_module):
+                self._set(head, self.at(self._restored - 1))
+
+    on_test_start = on_validation_start
 
     def _set(self, head: Any, value: float) -> None:
         holder, last = self._holder(head)

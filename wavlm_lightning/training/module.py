@@ -91,6 +91,11 @@ class Trainable(pl.LightningModule):
             )
         if isinstance(strategy, FSDP2) and self.trainer.lightning_module is not self:
             raise UserError(f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time")
+        if self.trainer.overfit_batches:
+            raise UserError(
+                f"{name}: trainer.overfit_batches replaces the order of batches that our data have planned; remove it, and take "
+                "a corpus of a few utterances"
+            )
         if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise UserError(
                 f"{name}: Lightning would share batches among processes that our data have shared already, and leave most out; "
