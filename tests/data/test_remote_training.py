@@ -135,7 +135,7 @@ def test_labels_of_a_remote_corpus_are_opened_once_however_often_they_are_used(s
 def test_labels_are_made_where_the_corpus_lies(server, tmp_path, capsys):
     source, book = MfccFeatures(), tmp_path / "book"
     Codebook(np.zeros((2, 39), "f4"), source.rate, source.describe(), {}).save(book)
-    command = ["codebook", "fit", server.url + "c/", "--out", str(book), "--part", "1/1", "--memory", "0.1"]
+    command = ["codebook", "fit", server.url + "c/", "--out", str(tmp_path / "new"), "--part", "1/1", "--memory", "0.1"]
     assert main([*command, "--jobs", "1"]) == 0  # features of a remote corpus may be read
     assert main(["codebook", "apply", str(book), server.url + "c/", "--name", "k2"]) == 2
     assert "labels are written beside the shards" in capsys.readouterr().err

@@ -60,7 +60,9 @@ def test_a_strategy_that_does_not_average_is_refused_by_name():
 def test_data_that_lightning_would_share_again_are_refused():
     task = KeywordSpotting(Fbank(), learning_rate=1e-3)
     shared = SimpleNamespace(use_distributed_sampler=True)
-    task._trainer = SimpleNamespace(strategy=DDPStrategy(), callbacks=[], world_size=2, _accelerator_connector=shared)
+    task._trainer = SimpleNamespace(
+        strategy=DDPStrategy(), callbacks=[], world_size=2, overfit_batches=0.0, _accelerator_connector=shared
+    )
     with pytest.raises(
         UserError, match=r"KS: Lightning would share batches .* Trainer\(use_distributed_sampler=False\)"
     ):
