@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from quiet import quiet_trainer
+from ranks import together
 from shaped import Shaped
 
 from wavlm_lightning.augment.transforms import AddNoise, ChangeSpeed
@@ -221,3 +224,26 @@ def test_an_utterance_does_not_meet_its_own_voice_in_the_cohort():
     for row, voice in enumerate(own):
         alone = cohort_statistics(rows[row : row + 1], np.delete(cohort, voice, axis=0), 2)
         assert (found.mean[row], found.deviation[row]) == pytest.approx((alone.mean[0], alone.deviation[0]))
+
+
+class AtBatchEnd(pl.Callback):
+    """Keeps what a checkpoint callback would write."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.statistics = {name: value.clone() for name, value in pl_module.state_dict().items() if "running" in name}
+
+
+def statistics_of_two(corpus: str, folder: str) -> None:
+    kept = AtBatchEnd()
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0, devices=2, strategy="ddp", callbacks=[kept])
+    trainer.fit(EcapaVerification(Fbank(cmvn=False), 1e-2, **SMALL), TaskData(corpus, batch_size=2, seed=0))
+    torch.save(kept.statistics, Path(folder) / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_has_the_batch_norms_of_all_processes(tiny, tmp_path):
+    together(2, tmp_path / "log.txt", statistics_of_two, str(tiny / "sv"), str(tmp_path))
+    zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert zero and zero.keys() == one.keys()
+    for name in zero:
+        assert torch.equal(zero[name], one[name]), name

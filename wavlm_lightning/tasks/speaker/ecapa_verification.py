@@ -218,8 +218,12 @@ class EcapaVerification(SpeakerVerification):
             return super().build_optimizer(groups)
         return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
 
-    def on_train_batch_end(self, outputs: Any, batch: TaskBatch, batch_idx: int) -> None:
-        """Average the running statistics of batch norms over the processes, which DDP does not."""
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average the running statistics of batch norms over the processes, which DDP does not.
+
+        Before the end of the batch, where callbacks write checkpoints.
+        """
+        super().on_before_optimizer_step(optimizer)
         if self.trainer.world_size > 1:
             norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
             parts = [part for norm in norms for part in (norm.running_mean, norm.running_var) if part is not None]
