@@ -23,7 +23,7 @@ from wavlm_lightning.reports.transcripts import write_transcripts
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import machine_facts
-from wavlm_lightning.system.run_folder import LAST
+from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
 from wavlm_lightning.upstreams.run_checkpoints import read_entries
@@ -104,7 +104,7 @@ class WriteResultCard(pl.Callback):
             learning_rate=trained.get("learning_rate", task.learning_rate),
             seed=trained.get("seed", task.seed),
             steps=trained.get("steps", 0),
-            updates=_updates_made(task),
+            updates=_updates_made(task, self.folder),
             best_step=trained.get("best_step", 0),
             selection=selection,
             protocol=task.protocol,
@@ -130,14 +130,14 @@ class WriteResultCard(pl.Callback):
         )
 
 
-def _updates_made(task: Task) -> int | None:
+def _updates_made(task: Task, run: Path) -> int | None:
     """Updates of the run that the tested checkpoint is of: one that was stopped must not pass as a whole one."""
-    tested = task.trainer.ckpt_path
-    last = None if tested is None else Path(tested).with_name(f"{LAST}.ckpt")
-    # Heads that were trained side by side, averages and copies of a checkpoint have none.
-    if last is None or not last.exists():
+    if not task.trained:
         return None
-    return int(read_entries(last)["global_step"])
+    tested = task.trainer.ckpt_path
+    # Heads that were trained side by side have one for all. Averages and copies of a checkpoint have none.
+    last = checkpoint(run, LAST) if tested is None else Path(tested).with_name(f"{LAST}.ckpt")
+    return int(read_entries(last)["global_step"]) if last.exists() else None
 
 
 def _tested(task: Task, part: Split) -> CorpusReference:
