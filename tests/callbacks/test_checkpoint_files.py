@@ -241,6 +241,10 @@ class Asks(pl.Callback):
 
 def test_a_stop_in_a_validation_in_the_middle_of_an_update_waits_for_it(tmp_path, monkeypatch):
     written = Written(monkeypatch)
-    with pytest.raises(SystemExit):
-        accumulating(tmp_path, 6, callbacks=[Asks(), StopBetweenUpdates()])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(SystemExit):
+            accumulating(tmp_path, 6, callbacks=[Asks(), StopBetweenUpdates()])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert written.all[-1] == ("last", 2, 4)

@@ -23,7 +23,7 @@ from wavlm_lightning.reports.transcripts import write_transcripts
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import machine_facts
-from wavlm_lightning.system.run_folder import LAST, checkpoint
+from wavlm_lightning.system.run_folder import LAST, checkpoint, heads_inside
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
 from wavlm_lightning.upstreams.run_checkpoints import read_entries
@@ -135,8 +135,11 @@ def _updates_made(task: Task, run: Path) -> int | None:
     if not task.trained:
         return None
     tested = task.trainer.ckpt_path
-    # Heads that were trained side by side have one for all. Averages and copies of a checkpoint have none.
     last = checkpoint(run, LAST) if tested is None else Path(tested).with_name(f"{LAST}.ckpt")
+    own, outer = last.parent.parent, last.parent.parent.parent
+    if not last.exists() and own in heads_inside(outer):  # heads that were trained side by side have one for all
+        last = checkpoint(outer, LAST)
+    # Averages and copies of a checkpoint have none.
     return int(read_entries(last)["global_step"]) if last.exists() else None
 
 
