@@ -139,9 +139,8 @@ def main() -> None:
                     found += fits(task, label, ALL, {s: (x.reshape(len(x), -1), y) for s, (x, y) in whole.items()})
                 bar.update()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / ("fits.csv" if arguments.pooling == "mean" else f"fits-{arguments.pooling}.csv")).open(
-        "w", newline="", encoding="utf-8"
-    ) as file:
+    name = "fits.csv" if arguments.pooling == "mean" else f"fits-{arguments.pooling}.csv"
+    with (arguments.out / name).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Fit._fields)
         writer.writerows([*fit[:5], *(f"{share:.2f}" for share in fit[5:])] for fit in found)

@@ -147,7 +147,7 @@ class Speedrun:
             return done
         clocks = self.pretrain(recipe, seed)
         folder = self.folder(recipe, seed)
-        # Of the call that pre-trained, whose clocks these are; another one may have gone on with the heads.
+        # The clocks are those of the call that pre-trained; a later call may have trained the heads.
         trained = Stage(folder / "pretrain.json").body
         facts = {name: trained.get(name, value) for name, value in self._facts().items()}
         result = {

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.numpy import save_file
+from small_cards import ks_card
 from torch.utils.data import _utils
 
 from wavlm_lightning.cli import main
@@ -76,17 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "head/pretraining_head.json").write_text(json.dumps({"codebooks": {"x": {"size": 3, "sha256": "ab"}}}))
     (root / "examples").mkdir()
     (root / "examples/examples.json").write_text(json.dumps({"format": "wavlm_lightning/examples/1", "examples": []}))
-    ResultCard(
-        task="KS",
-        metrics={"accuracy": {"value": 91.5, "unit": "%", "better": "higher"}},
-        headline="accuracy",
-        corpus={"name": "c", "path": "p", "split": "test", "utterances": 2, "seconds": 2.0},
-        upstream={"label": "f", "class": "Fbank", "sha256": "", "parameters": 0, "frame_rate": 100.0, "layers": 1},
-        learning_rate=1e-3,
-        seed=0,
-        steps=10,
-        best_step=10,
-    ).write(root / "card.json")
+    ks_card().write(root / "card.json")
     (root / "task.yaml").write_text("model:\n  class_path: KeywordSpotting\n")
     (root / "sweep.yaml").write_text(
         "method: grid\nmetric: {name: valid/loss, goal: minimize}\nparameters: {model.learning_rate: {values: [1.0e-3]}}\n"

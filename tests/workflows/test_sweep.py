@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from enhancement import TwoHeadlines
+from small_cards import ks_card
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.reports.cards import ResultCard
@@ -291,27 +292,12 @@ def test_the_card_of_the_chosen_trial_says_so_also_of_several_heads(tmp_path, me
         trial = study.begin(len(ended))
         report(study, trial, [value])
         ended.append(study.end(trial))
-        ks_card(study.folder / ended[-1].folder_name / head)
+        chosen_by = {"split": "valid", "metric": "valid/accuracy", "mode": "max", "value": 0.1}
+        ks_card(rates_tried=1, selection=chosen_by).write(study.folder / ended[-1].folder_name / head)
     assert _test_untested(study, [], 1) == []  # there is nothing left to test
     mark_chosen(study.folder, ranked(ended, study.sweep), study.sweep)
     cards = [ResultCard.read(study.folder / trial.folder_name / head) for trial in ended]
     assert [(card.rates_tried, card.chosen_on) for card in cards] == [(1, ""), (2, "valid")]
-
-
-def ks_card(folder: Path) -> None:
-    ResultCard(
-        task="KS",
-        metrics={"accuracy": {"value": 10.0, "unit": "%", "better": "higher"}},
-        headline="accuracy",
-        corpus={"name": "c", "path": "p", "split": "test", "utterances": 2, "seconds": 2.0},
-        upstream={"label": "f", "class": "Fbank", "sha256": "", "parameters": 0, "frame_rate": 100.0, "layers": 1},
-        learning_rate=1e-3,
-        seed=0,
-        steps=10,
-        best_step=10,
-        rates_tried=1,
-        selection={"split": "valid", "metric": "valid/accuracy", "mode": "max", "value": 0.1},
-    ).write(folder)
 
 
 @pytest.mark.usefixtures("quick_processes")

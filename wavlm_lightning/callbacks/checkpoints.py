@@ -142,7 +142,7 @@ class Newest(RunCheckpoint):
         trainer.training, self._made_up = True, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
-        self._end_update(trainer)
+        self._put_stop_off(trainer)
         self.awaits_validation = _validation_follows(trainer)
         super().on_train_batch_end(trainer, *arguments, **further)
 
@@ -159,15 +159,15 @@ class Newest(RunCheckpoint):
         # `best.ckpt`, which is written at its end, does not wait for it.
         self.awaits_validation = self.awaits_validation and trainer.sanity_checking
 
-    def _end_update(self, trainer: pl.Trainer) -> None:
-        """Put a stop off that would lose the gradients of some batches of an update (`accumulate_grad_batches`)."""
+    def _put_stop_off(self, trainer: pl.Trainer) -> None:
+        """Stop at the end of an update: earlier, the gradients of its first batches (`accumulate_grad_batches`) are lost."""
         asked, whole = self._is_to_stop or trainer.should_stop, _whole_updates(trainer)
         trainer.should_stop, self._is_to_stop = asked and whole, asked and not whole
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self._end_update(trainer)
+        self._put_stop_off(trainer)
         # A checkpoint written just before this validation, by this process or the one before, holds the old state of `best`.
         # In the middle of an update it was written before the batches that come again, and this validation with them.
         again = self._made_up or self._last_global_step_saved == trainer.global_step

@@ -87,7 +87,7 @@ def fit_kmeans(
 
 
 def check_clusters(size: int) -> None:
-    """A UserError if so many clusters are none, or have labels that do not fit into 16 bits."""
+    """Raise a `UserError` if the number of clusters is below 1, or too large for labels of 16 bits."""
     if not 1 <= size <= LARGEST:
         raise UserError(f"--clusters {size}: labels are numbers of 16 bits; give 1 to {LARGEST}")
 
