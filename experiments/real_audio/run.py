@@ -22,6 +22,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 from wavlm_lightning.audio import load_mono
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.mini.keywords import UNKNOWN, WORDS
+from wavlm_lightning.data.mini.queries import contains_term
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import Cell, Table
@@ -69,18 +70,18 @@ def make_sid(speech: Path, rows: list[dict[str, str]], out: Path) -> None:
 def make_qbe(speech: Path, rows: list[dict[str, str]], out: Path) -> tuple[int, int]:
     """Prompts of one or two words look for themselves in longer prompts of the same voice."""
     documents = [row for row in rows if len(words(row["text"]).split()) > 3]
-    texts = [f" {words(row['text'])} " for row in documents]
+    texts = [words(row["text"]) for row in documents]
     queries = []
     for row in rows:
         term = words(row["text"])
-        if len(term.split()) in (1, 2) and len(term) >= SHORTEST_TERM and any(f" {term} " in text for text in texts):
+        if len(term.split()) in (1, 2) and len(term) >= SHORTEST_TERM and contains_term(texts, term):
             queries.append((row, term))
     terms = sorted({term for _, term in queries})
     writer = CorpusWriter(out, "real/qbe", "see its README", source(speech))
     writer.write_split(
         "documents",
         (
-            utterance(speech, row, terms=[term for term in terms if f" {term} " in text])
+            utterance(speech, row, terms=[term for term in terms if contains_term([text], term)])
             for row, text in zip(documents, texts, strict=True)
         ),
     )

@@ -1,6 +1,7 @@
 """Query by example (`qbe`): spoken terms, and documents that other voices read."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from wavlm_lightning.data.mini import grammar
@@ -56,7 +57,7 @@ def qbe(size: Size, seed: int) -> Plan:
     turns = dealt(readers, documents, seed, "qbe", "documents")
     splits: dict[str, list[ScriptedUtterance]] = {"documents": []}
     for i, (speaker, text) in enumerate(zip(turns, texts, strict=True)):
-        labels = {"terms": [term for term in everything if _contains(text, term)]}
+        labels = {"terms": [term for term in everything if contains_term(text, term)]}
         splits["documents"].append(_read(f"qbe-document-{i:04d}", speaker, text, "documents", labels))
     askers = {
         "queries-valid": speakers("valid", "ask-valid", size.speakers[1], seed),
@@ -82,7 +83,7 @@ def _featured_pairs(seed: int, count: int) -> list[tuple[str, str]]:
     return [(str(a), str(n)) for a, n in zip(adjectives, nouns, strict=True)]
 
 
-def _contains(sentences: tuple[str, str], term: str) -> bool:
+def contains_term(sentences: Sequence[str], term: str) -> bool:
     """Whether a sentence has the term, its last word inflected or not: `ladder` is heard in `ladders`, `quiet` in `quietly`.
 
     So counts QUESST 2014, whose queries of type 2 differ from what is said by a short suffix or prefix.
